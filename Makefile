@@ -1,0 +1,50 @@
+# Every command of the project. `make help` lists them; `make demo` and `make test` each work on a fresh clone.
+# Needed on the machine: cargo and rustc (see rust-version in Cargo.toml), gcc, make, python3 with pip or venv.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+
+CARGO   ?= cargo
+LOCKED  := --locked
+NEXTEST := .tools/cargo-nextest nextest run $(LOCKED)
+# The second crypto provider: its own target folder, so that the two builds do not evict each other.
+AWS     := --no-default-features --features aws-lc-rs --target-dir $(or $(CARGO_TARGET_DIR),target)/aws-lc-rs
+# What tests may do and product code may not (clippy.toml says why it may not).
+IN_TESTS := -A clippy::disallowed_methods -A clippy::disallowed_types -A clippy::unwrap_used -A clippy::expect_used \
+	-A clippy::panic -A clippy::print_stdout -A clippy::print_stderr
+
+.PHONY: help setup build demo test test-aws-lc-rs lint bench fmt
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Fetch the pinned tools (Envoy, cargo-deny, cargo-nextest); other commands call it
+	@testbed/tools/setup.sh
+
+build: ## Build every program
+	$(CARGO) build $(LOCKED) --workspace --bins
+
+demo: setup build ## Watch real Envoys speak mTLS with our certificates: rotation under load, signers kept apart
+	@$(CARGO) run $(LOCKED) --quiet -p ensign-testbed --bin ensign-demo
+
+test: setup build ## Run every test, on real Envoys where a user would have one
+	$(NEXTEST) --workspace
+	$(CARGO) test $(LOCKED) --workspace --doc --quiet
+	$(MAKE) test-aws-lc-rs
+
+test-aws-lc-rs: setup ## Run the unit tests with the other crypto provider (part of `test`)
+	$(NEXTEST) --workspace --lib --bins $(AWS)
+
+lint: setup ## Formatting, clippy, rustdoc, dependency policy, tidy rules
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(LOCKED) --workspace --lib --bins -- -D warnings
+	$(CARGO) clippy $(LOCKED) --workspace --tests --benches -- -D warnings $(IN_TESTS)
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps --quiet
+	.tools/cargo-deny $(LOCKED) --workspace --log-level error check bans licenses sources
+	$(CARGO) test $(LOCKED) --quiet --test tidy
+
+bench: setup ## Print figures and their ratio to the raw limits (release build)
+	$(CARGO) bench $(LOCKED) --workspace
+
+fmt: ## Format the sources
+	$(CARGO) fmt --all
