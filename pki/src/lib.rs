@@ -1,1 +1,26 @@
-//! Placeholder.
+//! The vocabulary of Ensign: names, keys, requests, chains and certificates that are valid by construction.
+//!
+//! Both long-running programs are written in terms of these types. None of them performs I/O, knows a network or
+//! reads a clock of its own. Read in this order:
+//!
+//! 1. [`SpiffeId`] and [`TrustDomain`]: who a workload is;
+//! 2. [`PrivateKey`] and [`KeyType`]: what it proves it with;
+//! 3. [`csr`]: the request that carries the public key and the id, built by the agent, parsed by the RA;
+//! 4. [`Chain`] and [`Bundle`]: what a reply holds, put in order, and what it must end in;
+//! 5. [`verify_issued`] and [`Svid`]: the checks that stand between a reply and an Envoy (invariant I3);
+//! 6. [`Clock`]: time, passed in;
+//! 7. [`crypto`]: the only file that names a crypto provider.
+
+pub mod clock;
+pub mod crypto;
+mod der;
+pub mod key;
+mod pem;
+pub mod spiffe_id;
+
+pub use clock::{Clock, SharedClock, SystemClock};
+pub use crypto::CryptoError;
+pub use der::DerError;
+pub use key::{KeyError, KeyType, PrivateKey};
+pub use pem::PemError;
+pub use spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain};
