@@ -1,0 +1,423 @@
+//! All entries and all decisions about them, without I/O: the worker asks [`Core::step`] what to do and reports back with
+//! [`Core::finish`]; handles change workloads and subscriptions.
+//!
+//! Promises: at most one request per entry, at most `max_in_flight` slots taken, and at most half of them by requests
+//! that failed before. A request gives its slot back after [`SLOT_TIME`] and goes on without it, so requests that hang
+//! cannot keep others waiting; each entry having one at most bounds their number.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use ensign_pki::Bundle;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::bundles::Bundles;
+use super::entry::{Entry, EntryKey, InFlight, Need, Now, Rank, Renewal, Stage};
+use super::issue::{Issued, IssueError, Job, Outcome};
+use super::snapshot::LastError;
+use super::{CertificateSecret, EntrySnapshot, EntryState, Held, RotationConfig, SubscribeError, Workload, WorkloadUid, backoff};
+use crate::csr_client::{RequestId, SignerName};
+
+/// How long a request holds its slot. An authority that answers at all answers faster.
+const SLOT_TIME: Duration = Duration::from_secs(5);
+/// How long a request is resumed with the same key and CSR; afterwards it begins anew. The authority keeps what it
+/// started for a cancelled request about as long.
+const RESUME_WINDOW: Duration = Duration::from_secs(300);
+/// The longest sleep: a clock that was stepped, or a machine that slept, is noticed after so long.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// What happened so far, for the metrics.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Counters {
+    pub(super) requests: u64,
+    pub(super) retries: u64,
+    pub(super) latency: Duration,
+    /// First certificates of an entry.
+    pub(super) issued: u64,
+    /// Certificates that followed another.
+    pub(super) rotated: u64,
+    pub(super) adopted: u64,
+    pub(super) failures: BTreeMap<&'static str, u64>,
+    pub(super) in_flight: usize,
+    pub(super) queued: usize,
+}
+
+/// The entries.
+pub(super) struct Core {
+    config: RotationConfig,
+    random: fastrand::Rng,
+    started: Instant,
+    workloads: HashMap<WorkloadUid, Workload>,
+    entries: HashMap<EntryKey, Entry>,
+    bundles: Bundles,
+    counters: Counters,
+    /// Gives out tickets and generations.
+    next: u64,
+}
+
+/// What the worker shall do.
+pub(super) struct Step {
+    pub(super) jobs: Vec<(Job, CancellationToken)>,
+    /// Look again after this long, at the latest.
+    pub(super) sleep: Duration,
+}
+
+impl Core {
+    pub(super) fn new(config: RotationConfig, random: fastrand::Rng, started: Instant) -> Self {
+        Self {
+            config,
+            random,
+            started,
+            workloads: HashMap::new(),
+            entries: HashMap::new(),
+            bundles: Bundles::default(),
+            counters: Counters::default(),
+            next: 0,
+        }
+    }
+
+    // === Workloads ===
+
+    /// Adds or changes a workload.
+    pub(super) fn put(&mut self, workload: Workload, now: Now) {
+        let uid = workload.uid.clone();
+        if let Some(old) = self.workloads.get(&uid) {
+            let same = old.id == workload.id
+                && old.key_type == workload.key_type
+                && old.fixed_signer == workload.fixed_signer;
+            if same {
+                for (_, entry) in self.entries.iter_mut().filter(|(key, _)| key.workload == uid) {
+                    entry.token = Arc::clone(&workload.token);
+                    // What failed for want of a token may succeed now.
+                    if entry.failures > 0 {
+                        entry.quiet_until = None;
+                    }
+                }
+            } else {
+                self.drop_entries(|key| key.workload == uid);
+            }
+        }
+        if let Some(signer) = self.warm_signer(&workload) {
+            let key = EntryKey { workload: uid.clone(), signer: Some(signer), key_type: workload.key_type };
+            self.ensure_entry(&key, &workload, now);
+        }
+        self.workloads.insert(uid, workload);
+    }
+
+    /// Forgets a workload and all that it had.
+    pub(super) fn remove(&mut self, uid: &WorkloadUid) {
+        self.workloads.remove(uid);
+        self.drop_entries(|key| &key.workload == uid);
+    }
+
+    /// The signer that is known before the workload asks.
+    fn warm_signer(&self, workload: &Workload) -> Option<SignerName> {
+        workload.fixed_signer.clone().or_else(|| self.config.default_signer.clone())
+    }
+
+    fn ensure_entry(&mut self, key: &EntryKey, workload: &Workload, now: Now) -> &mut Entry {
+        let warm = key.signer.is_some() && key.signer == self.warm_signer(workload);
+        // Right after our start an Envoy may be about to tell that it needs nothing (I9).
+        let warm_from = warm.then(|| now.mono.max(self.started + self.config.adoption_window));
+        let next = &mut self.next;
+        self.entries.entry(key.clone()).or_insert_with(|| {
+            *next += 1;
+            Entry::new(key, workload, *next, warm_from, now)
+        })
+    }
+
+    fn drop_entries(&mut self, gone: impl Fn(&EntryKey) -> bool) {
+        self.entries.retain(|key, _| !gone(key));
+        let entries = &self.entries;
+        self.bundles.retain(|signer| entries.keys().any(|key| key.signer.as_ref() == signer));
+    }
+
+    // === Subscriptions ===
+
+    pub(super) fn subscribe(
+        &mut self,
+        uid: &WorkloadUid,
+        wish: Option<SignerName>,
+        held: &Held,
+        now: Now,
+    ) -> Result<(EntryKey, u64, watch::Receiver<EntryState>), SubscribeError> {
+        let workload = self.workloads.get(uid).cloned().ok_or_else(|| SubscribeError::UnknownWorkload(uid.clone()))?;
+        let signer =
+            workload.fixed_signer.clone().or(wish).or_else(|| self.config.default_signer.clone());
+        let key = EntryKey { workload: uid.clone(), signer, key_type: workload.key_type };
+        let most = self.config.max_signers;
+        if !self.entries.contains_key(&key) && self.entries.keys().filter(|key| &key.workload == uid).count() >= most {
+            return Err(SubscribeError::TooManySigners { workload: uid.clone(), signer: key.signer, most });
+        }
+        let (ttl, window) = (self.config.ttl, self.config.adoption_window);
+        let entry = self.ensure_entry(&key, &workload, now);
+        let adopted_before = matches!(entry.stage, Stage::Adopted { .. });
+        entry.consumers += 1;
+        entry.judge(held, ttl, window, now);
+        let adopted = !adopted_before && matches!(entry.stage, Stage::Adopted { .. });
+        let (generation, receiver) = (entry.generation, entry.publish.subscribe());
+        if adopted {
+            self.counters.adopted += 1;
+            tracing::info!(workload = %uid, signer = key.signer.as_ref().map(SignerName::as_str), "certificate adopted");
+        }
+        Ok((key, generation, receiver))
+    }
+
+    /// A subscription ended.
+    pub(super) fn release(&mut self, key: &EntryKey, generation: u64, now: Now) {
+        if let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.generation == generation) {
+            entry.consumers = entry.consumers.saturating_sub(1);
+            entry.idle_since = now.mono;
+        }
+    }
+
+    /// Pins a signer's bundle.
+    pub(super) fn pin(&mut self, signer: Option<SignerName>, bundle: Bundle, now: Now) {
+        self.bundles.pin(signer.clone(), bundle.clone());
+        for (_, entry) in self.entries.iter_mut().filter(|(key, _)| key.signer == signer) {
+            if let Stage::Served { secret, renewal, .. } = &mut entry.stage
+                && secret.roots.intersection(&bundle).is_empty()
+            {
+                *renewal = Renewal::at(now.wall, now);
+            }
+        }
+        if let Some(bundle) = self.signer_bundle(signer.as_ref(), None, now) {
+            self.offer_bundle(signer.as_ref(), &bundle, now);
+        }
+    }
+
+    // === The worker's side ===
+
+    /// Brings everything up to date and says what to do next.
+    pub(super) fn step(&mut self, now: Now) -> Step {
+        self.forget_idle(now);
+        self.offer_what_is_valid(now);
+        let mut sleep = LOOK_AGAIN;
+        let mut queue = Vec::new();
+        let (mut taken, mut taken_by_retries) = (0, 0);
+        for (key, entry) in &self.entries {
+            match entry.need(now) {
+                Need::Nothing => {}
+                Need::Later(wait) => sleep = sleep.min(wait),
+                Need::Request(rank) => queue.push((rank, key.clone())),
+            }
+            if let Some(left) = entry.in_flight.as_ref().and_then(|request| request.slot_left(now)) {
+                taken += 1;
+                taken_by_retries += usize::from(entry.in_flight.as_ref().is_some_and(|request| request.retry));
+                sleep = sleep.min(left);
+            }
+        }
+        // The uid breaks ties, so that equal runs are equal.
+        queue.sort_unstable_by(|(a, x), (b, y)| (a, &x.workload, &x.signer).cmp(&(b, &y.workload, &y.signer)));
+        let most = self.config.max_in_flight.max(1);
+        let most_retries = (most / 2).max(1);
+        let mut jobs = Vec::new();
+        let mut left_over = 0;
+        for (rank, key) in queue {
+            if taken >= most || (rank.failed && taken_by_retries >= most_retries) {
+                left_over += 1;
+                continue;
+            }
+            taken += 1;
+            taken_by_retries += usize::from(rank.failed);
+            jobs.extend(self.dispatch(&key, rank, now));
+        }
+        self.counters.queued = left_over;
+        // A slot taken just now is given back by time too.
+        let sleep = if left_over > 0 { sleep.min(SLOT_TIME) } else { sleep };
+        Step { jobs, sleep }
+    }
+
+    fn dispatch(&mut self, key: &EntryKey, rank: Rank, now: Now) -> Option<(Job, CancellationToken)> {
+        let pin = self.bundles.pinned(key.signer.as_ref()).cloned();
+        let request_id = RequestId::from_bits(self.random.u64(..));
+        self.next += 1;
+        let ticket = self.next;
+        let entry = self.entries.get_mut(key)?;
+        let cancel = CancellationToken::new();
+        entry.in_flight =
+            Some(InFlight { ticket, since: now.mono, retry: rank.failed, _cancel: cancel.clone().drop_guard() });
+        let resume = entry.attempt.take().filter(|attempt| now.mono < attempt.begun + RESUME_WINDOW);
+        let request_id = resume.as_ref().map_or(request_id, |attempt| attempt.request_id.clone());
+        self.counters.requests += 1;
+        self.counters.retries += u64::from(rank.failed);
+        let job = Job {
+            ticket,
+            entry: key.clone(),
+            id: entry.id.clone(),
+            token: Arc::clone(&entry.token),
+            ttl: self.config.ttl,
+            pin,
+            resume,
+            request_id,
+            deadline: self.config.request_deadline,
+        };
+        Some((job, cancel))
+    }
+
+    /// Takes a request's outcome. One for an entry that is gone is dropped, and its key with it.
+    pub(super) fn finish(&mut self, outcome: Outcome, now: Now) {
+        let Outcome { ticket, entry: key, request_id, took, result, attempt } = outcome;
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return;
+        };
+        if entry.in_flight.as_ref().is_none_or(|request| request.ticket != ticket) {
+            return;
+        }
+        entry.in_flight = None;
+        self.counters.latency += took;
+        match result {
+            Ok(issued) => self.accept(&key, issued, &request_id, now),
+            Err(error) => {
+                entry.attempt = attempt;
+                self.back_off(&key, &error, &request_id, now);
+            }
+        }
+    }
+
+    /// Swaps a verified certificate in and offers it.
+    fn accept(&mut self, key: &EntryKey, issued: Issued, request_id: &RequestId, now: Now) {
+        let Issued { svid, roots } = issued;
+        let signer = key.signer.as_ref();
+        if self.bundles.pinned(signer).is_some_and(|pin| pin.intersection(&roots).is_empty()) {
+            // The pin changed while the request was on its way.
+            return self.back_off(key, &IssueError::OutsidePin, request_id, now);
+        }
+        let Some(bundle) = self.signer_bundle(signer, Some((key, &roots)), now) else {
+            return;
+        };
+        let (draw, floor) = (self.random.f64(), self.config.fetch_floor);
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        let validity = svid.validity().clone();
+        let renew_at = self.config.schedule.renew_at(&validity, now.wall, floor, draw);
+        let first = matches!(entry.stage, Stage::Empty { .. });
+        tracing::info!(
+            workload = %key.workload, id = %entry.id, signer = signer.map(SignerName::as_str),
+            request_id = %request_id, serial = %validity.serial, first, "certificate issued"
+        );
+        let secret = CertificateSecret {
+            version: entry.versions.of_certificate(&validity, renew_at),
+            svid,
+            roots_needed: entry.versions.of_bundle(&bundle),
+            roots,
+            not_after: validity.not_after,
+            encoded: OnceLock::new(),
+        };
+        // Never later than the renewal itself, or a floor above the lifetime would let the certificate expire.
+        let until_renewal = renew_at.duration_since(now.wall).unwrap_or_default();
+        entry.quiet_until = Some(now.mono + floor.min(until_renewal));
+        entry.failures = 0;
+        entry.last_error = None;
+        entry.attempt = None;
+        entry.stage =
+            Stage::Served { secret: Arc::new(secret), validity, renewal: Renewal::at(renew_at, now) };
+        if first {
+            self.counters.issued += 1;
+        } else {
+            self.counters.rotated += 1;
+        }
+        self.offer_bundle(signer, &bundle, now);
+    }
+
+    fn back_off(&mut self, key: &EntryKey, error: &IssueError, request_id: &RequestId, now: Now) {
+        let draw = self.random.f64();
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        entry.failures = entry.failures.saturating_add(1);
+        let wait = backoff::wait(error.retry(), entry.failures, entry.left(now), draw);
+        entry.quiet_until = Some(now.mono + wait);
+        let message = with_causes(error);
+        tracing::warn!(
+            workload = %key.workload, id = %entry.id, signer = key.signer.as_ref().map(SignerName::as_str),
+            request_id = %request_id, reason = error.reason(), error = %message,
+            attempts = entry.failures, retry_in_seconds = wait.as_secs_f64(), "certificate not issued"
+        );
+        entry.last_error = Some(LastError { reason: error.reason(), message, at: now.wall });
+        *self.counters.failures.entry(error.reason()).or_default() += 1;
+    }
+
+    /// Works a signer's bundle out anew; `fresh` are the roots of a certificate that is about to replace an entry's.
+    fn signer_bundle(
+        &mut self,
+        signer: Option<&SignerName>,
+        fresh: Option<(&EntryKey, &Bundle)>,
+        now: Now,
+    ) -> Option<Bundle> {
+        let of_signer = |key: &EntryKey| key.signer.as_ref() == signer;
+        let stays = |key: &EntryKey| of_signer(key) && fresh.is_none_or(|(fresh, _)| fresh != key);
+        let needed = self.entries.iter().filter(|(key, _)| stays(key)).filter_map(|(_, entry)| entry.roots(now));
+        self.bundles.refresh(signer, needed.chain(fresh.map(|(_, roots)| roots))).cloned()
+    }
+
+    /// Offers a signer's bundle to all of the signer's entries, each with its certificate in one state.
+    fn offer_bundle(&mut self, signer: Option<&SignerName>, bundle: &Bundle, now: Now) {
+        for (_, entry) in self.entries.iter_mut().filter(|(key, _)| key.signer.as_ref() == signer) {
+            if matches!(entry.stage, Stage::Served { .. }) {
+                entry.bundle = Some(entry.bundle_secret(bundle));
+                entry.offer(now);
+            }
+        }
+    }
+
+    /// An expired certificate is no longer offered; one that a corrected clock finds valid again is.
+    fn offer_what_is_valid(&mut self, now: Now) {
+        for entry in self.entries.values().filter(|entry| matches!(entry.stage, Stage::Served { .. })) {
+            entry.offer(now);
+        }
+    }
+
+    fn forget_idle(&mut self, now: Now) {
+        let forget_after = self.config.forget_after;
+        let idle = |entry: &Entry| {
+            entry.consumers == 0 && entry.warm_from.is_none() && now.mono >= entry.idle_since + forget_after
+        };
+        if self.entries.values().any(idle) {
+            self.entries.retain(|_, entry| !idle(entry));
+            self.drop_entries(|_| false);
+        }
+    }
+
+    // === Views ===
+
+    pub(super) fn snapshot(&self, now: Now) -> Vec<EntrySnapshot> {
+        let mut all: Vec<_> = self.entries.iter().map(|(key, entry)| entry.snapshot(key, now)).collect();
+        all.sort_unstable_by(|a, b| (&a.workload, &a.signer).cmp(&(&b.workload, &b.signer)));
+        all
+    }
+
+    pub(super) fn outage_budget(&self, now: Now) -> Option<Duration> {
+        self.entries.values().filter_map(|entry| entry.left(now)).min()
+    }
+
+    pub(super) fn counters(&self, now: Now) -> Counters {
+        let in_flight = self.entries.values().filter(|entry| entry.in_flight.is_some()).count();
+        let queued = self.entries.values().filter(|entry| matches!(entry.need(now), Need::Request(_))).count();
+        Counters { in_flight, queued, ..self.counters.clone() }
+    }
+}
+
+impl InFlight {
+    /// For how long the request still holds its slot; none once it gave it back.
+    fn slot_left(&self, now: Now) -> Option<Duration> {
+        let left = (self.since + SLOT_TIME).saturating_duration_since(now.mono);
+        (!left.is_zero()).then_some(left)
+    }
+}
+
+/// An error's text with the causes behind it.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

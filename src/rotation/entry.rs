@@ -1,0 +1,336 @@
+//! One entry: the certificate of one (workload, signer, key type), and what it needs next.
+//!
+//! Holds state and answers questions about it; decides nothing that concerns two entries and does no I/O.
+//! [`Entry::need`] is the heart: it says whether a request should go out now, and how urgent it is, or when to look again.
+//! Renewal times are kept on both clocks: the wall clock is what NotAfter means, and the monotonic one still fires when
+//! the wall clock was set back.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use ensign_pki::{Bundle, KeyType, SpiffeId, Validity};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::DropGuard;
+
+use super::issue::Attempt;
+use super::snapshot::{EntrySnapshot, LastError, Phase};
+use super::version::{Claim, Versions};
+use super::{BundleSecret, CertificateSecret, EntryState, Held, Workload, WorkloadUid};
+use crate::csr_client::{SignerName, TokenSource};
+
+/// Less than this share of its life left, and a certificate's renewal overtakes routine ones.
+const NEAR_EXPIRY: f64 = 0.1;
+
+/// What names an entry.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct EntryKey {
+    pub(super) workload: WorkloadUid,
+    pub(super) signer: Option<SignerName>,
+    pub(super) key_type: KeyType,
+}
+
+/// One moment on both clocks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Now {
+    pub(super) wall: SystemTime,
+    pub(super) mono: Instant,
+}
+
+impl Now {
+    /// How long until this wall time; zero once it passed.
+    fn until(self, wall: SystemTime) -> Duration {
+        wall.duration_since(self.wall).unwrap_or_default()
+    }
+}
+
+/// How urgent a request is; the first is the most urgent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Class {
+    WaitingEnvoy,
+    NearExpiry,
+    Routine,
+    WarmUp,
+}
+
+/// The place in the queue; the smallest goes first. Within a class what failed before yields to what did not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    pub(super) class: Class,
+    pub(super) failed: bool,
+    order: Duration,
+}
+
+/// What an entry needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Nothing until something happens to it.
+    Nothing,
+    /// A look after this time.
+    Later(Duration),
+    /// A request.
+    Request(Rank),
+}
+
+/// A planned renewal, on both clocks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Renewal {
+    pub(super) wall: SystemTime,
+    mono: Instant,
+}
+
+impl Renewal {
+    pub(super) fn at(wall: SystemTime, now: Now) -> Self {
+        Self { wall, mono: now.mono + now.until(wall) }
+    }
+
+    /// Zero when due on either clock.
+    fn wait(&self, now: Now) -> Duration {
+        now.until(self.wall).min(self.mono.saturating_duration_since(now.mono))
+    }
+}
+
+/// What the entry has.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// Nothing was issued. `fresh`: some subscriber needs an answer; else a held bundle waits until `hold` for the
+    /// claim of its sibling.
+    Empty { fresh: bool, hold: Option<Instant> },
+    /// An Envoy holds a certificate from before our start. `fresh`: another subscriber needs an answer.
+    Adopted { claim: Claim, renewal: Renewal, fresh: bool },
+    /// We have a certificate.
+    Served { secret: Arc<CertificateSecret>, validity: Validity, renewal: Renewal },
+}
+
+/// The one request in flight. Dropping it cancels the request.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub(super) ticket: u64,
+    pub(super) since: Instant,
+    pub(super) retry: bool,
+    pub(super) _cancel: DropGuard,
+}
+
+/// One entry.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) id: SpiffeId,
+    pub(super) token: Arc<dyn TokenSource>,
+    pub(super) versions: Versions,
+    pub(super) generation: u64,
+    pub(super) stage: Stage,
+    pub(super) bundle: Option<Arc<BundleSecret>>,
+    pub(super) publish: watch::Sender<EntryState>,
+    pub(super) consumers: usize,
+    /// Fixed or default signer: warmed up from this moment on, and never forgotten.
+    pub(super) warm_from: Option<Instant>,
+    /// Since when nobody has subscribed, or the entry's beginning.
+    pub(super) idle_since: Instant,
+    pub(super) wanted_since: Instant,
+    pub(super) in_flight: Option<InFlight>,
+    /// Key and CSR of a request that may still succeed.
+    pub(super) attempt: Option<Attempt>,
+    pub(super) failures: u32,
+    /// No request before: the floor after a success, backoff after a failure.
+    pub(super) quiet_until: Option<Instant>,
+    pub(super) last_error: Option<LastError>,
+}
+
+impl Entry {
+    pub(super) fn new(key: &EntryKey, workload: &Workload, generation: u64, warm_from: Option<Instant>, now: Now) -> Self {
+        Self {
+            id: workload.id.clone(),
+            token: Arc::clone(&workload.token),
+            versions: Versions::new(&key.workload, key.signer.as_ref(), key.key_type, &workload.id),
+            generation,
+            stage: Stage::Empty { fresh: false, hold: None },
+            bundle: None,
+            publish: watch::Sender::new(EntryState::default()),
+            consumers: 0,
+            warm_from,
+            idle_since: now.mono,
+            wanted_since: now.mono,
+            in_flight: None,
+            attempt: None,
+            failures: 0,
+            quiet_until: None,
+            last_error: None,
+        }
+    }
+
+    /// Takes note of what a new subscriber holds.
+    pub(super) fn judge(&mut self, held: &Held, ttl: Duration, window: Duration, now: Now) {
+        let claim = match held {
+            Held::Nothing | Held::Bundle(_) => None,
+            Held::Certificate(version) => self.versions.claim(version, ttl, now.wall),
+        };
+        let our_bundle = matches!(held, Held::Bundle(version) if self.versions.is_our_bundle(version));
+        let needs_answer = claim.is_none() && !our_bundle;
+        match &mut self.stage {
+            Stage::Served { .. } => {}
+            Stage::Adopted { fresh, .. } if needs_answer => *fresh = true,
+            Stage::Adopted { claim: adopted, renewal, .. } => {
+                // Two Envoys may hold two certificates: what falls due first counts.
+                if let Some(claim) = claim.filter(|claim| claim.renew_at < adopted.renew_at) {
+                    *renewal = Renewal::at(claim.renew_at, now);
+                    *adopted = claim;
+                }
+            }
+            Stage::Empty { fresh, .. } if needs_answer => {
+                if !*fresh {
+                    self.wanted_since = now.mono;
+                }
+                *fresh = true;
+            }
+            Stage::Empty { fresh: true, .. } => {}
+            Stage::Empty { fresh: false, hold } => match claim {
+                Some(claim) => {
+                    let renewal = Renewal::at(claim.renew_at, now);
+                    self.stage = Stage::Adopted { claim, renewal, fresh: false };
+                }
+                None => {
+                    hold.get_or_insert(now.mono + window);
+                }
+            },
+        }
+    }
+
+    /// What the entry needs now.
+    pub(super) fn need(&self, now: Now) -> Need {
+        if self.in_flight.is_some() {
+            return Need::Nothing;
+        }
+        let Some((class, order, wait)) = self.want(now) else {
+            return Need::Nothing;
+        };
+        let quiet = self.quiet_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now.mono));
+        let wait = wait.max(quiet);
+        if wait.is_zero() {
+            Need::Request(Rank { class, failed: self.failures > 0, order })
+        } else {
+            Need::Later(wait)
+        }
+    }
+
+    /// How urgent, in which order within its class, and after which wait; none if nobody wants anything.
+    fn want(&self, now: Now) -> Option<(Class, Duration, Duration)> {
+        let waited = Duration::MAX - now.mono.saturating_duration_since(self.wanted_since);
+        let waiting = Some((Class::WaitingEnvoy, waited, Duration::ZERO));
+        match &self.stage {
+            Stage::Empty { fresh: true, .. } if self.consumers > 0 => waiting,
+            Stage::Empty { hold, .. } if self.consumers > 0 => {
+                let wait = hold.map_or(Duration::ZERO, |hold| hold.saturating_duration_since(now.mono));
+                Some((Class::WaitingEnvoy, waited, wait))
+            }
+            Stage::Empty { .. } => {
+                let from = self.warm_from?;
+                Some((Class::WarmUp, waited, from.saturating_duration_since(now.mono)))
+            }
+            Stage::Adopted { fresh: true, .. } if self.consumers > 0 => waiting,
+            Stage::Adopted { claim, renewal, .. } => self.want_renewal(&claim.validity, renewal, now),
+            Stage::Served { validity, renewal, .. } => self.want_renewal(validity, renewal, now),
+        }
+    }
+
+    fn want_renewal(&self, validity: &Validity, renewal: &Renewal, now: Now) -> Option<(Class, Duration, Duration)> {
+        if self.consumers == 0 && self.warm_from.is_none() {
+            return None; // about to be forgotten
+        }
+        let left = now.until(validity.not_after);
+        if left.is_zero() && self.consumers > 0 {
+            return Some((Class::WaitingEnvoy, Duration::ZERO, Duration::ZERO));
+        }
+        let life = validity.not_after.duration_since(validity.not_before).unwrap_or_default();
+        let wait = if left.is_zero() { Duration::ZERO } else { renewal.wait(now) };
+        if left < life.mul_f64(NEAR_EXPIRY) {
+            return Some((Class::NearExpiry, left, wait));
+        }
+        let overdue = now.wall.duration_since(renewal.wall).unwrap_or_default();
+        Some((Class::Routine, Duration::MAX - overdue, wait))
+    }
+
+    /// What is left of the certificate that is offered or held; none if there is none.
+    pub(super) fn left(&self, now: Now) -> Option<Duration> {
+        self.validity().map(|validity| now.until(validity.not_after))
+    }
+
+    pub(super) fn validity(&self) -> Option<&Validity> {
+        match &self.stage {
+            Stage::Empty { .. } => None,
+            Stage::Adopted { claim, .. } => Some(&claim.validity),
+            Stage::Served { validity, .. } => Some(validity),
+        }
+    }
+
+    /// The roots that this entry's unexpired certificate needs its peers to have.
+    pub(super) fn roots(&self, now: Now) -> Option<&Bundle> {
+        match &self.stage {
+            Stage::Served { secret, validity, .. } if validity.not_after > now.wall => Some(&secret.roots),
+            Stage::Empty { .. } | Stage::Adopted { .. } | Stage::Served { .. } => None,
+        }
+    }
+
+    /// The bundle secret for these roots: the one we have, if it holds the same.
+    pub(super) fn bundle_secret(&self, bundle: &Bundle) -> Arc<BundleSecret> {
+        let version = self.versions.of_bundle(bundle);
+        match &self.bundle {
+            Some(secret) if secret.version == version => Arc::clone(secret),
+            Some(_) | None => Arc::new(BundleSecret { version, bundle: bundle.clone(), encoded: OnceLock::new() }),
+        }
+    }
+
+    /// Offers what there is now. Subscribers wake only if that is something new.
+    pub(super) fn offer(&self, now: Now) {
+        let state = match &self.stage {
+            Stage::Empty { .. } | Stage::Adopted { .. } => EntryState::default(),
+            Stage::Served { secret, validity, .. } => EntryState {
+                certificate: (validity.not_after > now.wall).then(|| Arc::clone(secret)),
+                bundle: self.bundle.clone(),
+            },
+        };
+        self.publish.send_if_modified(|offered| {
+            let news = !offered.same(&state);
+            if news {
+                *offered = state;
+            }
+            news
+        });
+    }
+
+    fn phase(&self, now: Now) -> Phase {
+        let expired = self.left(now).is_some_and(|left| left.is_zero());
+        match &self.stage {
+            Stage::Empty { .. } if self.in_flight.is_some() => Phase::Issuing,
+            Stage::Adopted { .. } | Stage::Served { .. } if self.in_flight.is_some() && !expired => Phase::Renewing,
+            Stage::Adopted { .. } | Stage::Served { .. } if expired => Phase::Expired,
+            Stage::Empty { .. } | Stage::Adopted { .. } | Stage::Served { .. } if self.failures > 0 => Phase::BackingOff,
+            Stage::Empty { .. } => Phase::Waiting,
+            Stage::Adopted { .. } => Phase::Adopted,
+            Stage::Served { .. } => Phase::Active,
+        }
+    }
+
+    pub(super) fn snapshot(&self, key: &EntryKey, now: Now) -> EntrySnapshot {
+        let validity = self.validity();
+        let renew_at = match &self.stage {
+            Stage::Empty { .. } => None,
+            Stage::Adopted { renewal, .. } | Stage::Served { renewal, .. } => Some(renewal.wall),
+        };
+        EntrySnapshot {
+            workload: key.workload.clone(),
+            id: self.id.clone(),
+            signer: key.signer.clone(),
+            key_type: key.key_type,
+            phase: self.phase(now),
+            adopted: matches!(self.stage, Stage::Adopted { .. }),
+            serial: validity.map(|validity| validity.serial.clone()),
+            not_before: validity.map(|validity| validity.not_before),
+            not_after: validity.map(|validity| validity.not_after),
+            renew_at,
+            retry_in: self.quiet_until.filter(|_| self.failures > 0).map(|at| at.saturating_duration_since(now.mono)),
+            last_error: self.last_error.clone(),
+            attempts: self.failures,
+            consumers: self.consumers,
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The way into rotation for everyone else: workloads come and go here, and subscriptions begin.
+//!
+//! Calls are short and never wait: they change the entries under a lock that is never held over I/O, and wake the
+//! worker. A [`Subscription`] keeps its entry wanted; dropping it ends the interest.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ensign_pki::{Bundle, SharedClock};
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::core::{Core, Counters};
+use super::entry::{EntryKey, Now};
+use super::{EntryEnded, EntrySnapshot, EntryState, Held, Workload, WorkloadUid};
+use crate::csr_client::SignerName;
+
+/// What handles and the worker share.
+pub(super) struct Shared {
+    core: Mutex<Core>,
+    clock: SharedClock,
+    pub(super) wake: Notify,
+}
+
+impl Shared {
+    pub(super) fn new(core: Core, clock: SharedClock) -> Self {
+        Self { core: Mutex::new(core), clock, wake: Notify::new() }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
+        self.core.lock()
+    }
+
+    pub(super) fn now(&self) -> Now {
+        Now { wall: self.clock.now(), mono: Instant::now() }
+    }
+}
+
+/// The way into rotation. Clones share everything.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").finish_non_exhaustive()
+    }
+}
+
+/// Why nobody can subscribe.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubscribeError {
+    /// The workload is gone, or was never there.
+    #[error("workload {0} is unknown: it was removed, or its source never reported it")]
+    UnknownWorkload(WorkloadUid),
+    /// It has entries for as many signers as it may have.
+    #[error("workload {workload} asks for signer {signer:?}, but already uses {most} signers, the most that one workload may: let go of one and try again in a minute")]
+    TooManySigners {
+        /// The workload.
+        workload: WorkloadUid,
+        /// The signer that was one too many.
+        signer: Option<SignerName>,
+        /// The bound.
+        most: usize,
+    },
+}
+
+impl Handle {
+    /// A workload appeared. Known already, it is a change.
+    pub fn add(&self, workload: Workload) {
+        self.act(|core, now| core.put(workload, now));
+    }
+
+    /// A workload changed. A new token source is taken up; for a new identity, signer or kind of key its entries end,
+    /// and their subscribers with them.
+    pub fn change(&self, workload: Workload) {
+        self.act(|core, now| core.put(workload, now));
+    }
+
+    /// A workload is gone. Its entries, keys and series end at once, and what is in flight for it is dropped.
+    pub fn remove(&self, uid: &WorkloadUid) {
+        self.act(|core, _| core.remove(uid));
+    }
+
+    /// Subscribes to the workload's entry for the signer in force: the fixed one, else the wish, else the default.
+    pub fn subscribe(
+        &self,
+        workload: &WorkloadUid,
+        wish: Option<SignerName>,
+        held: Held,
+    ) -> Result<Subscription, SubscribeError> {
+        let (key, generation, receiver) = self.act(|core, now| core.subscribe(workload, wish, &held, now))?;
+        let interest = Interest { shared: Arc::clone(&self.shared), key, generation };
+        Ok(Subscription { receiver, _interest: interest })
+    }
+
+    /// Pins a signer's bundle (none: of the authority's default signer), or replaces the pin.
+    ///
+    /// Every entry of the signer offers the pin; a certificate of ours whose roots lie outside it is renewed soon.
+    pub fn pin(&self, signer: Option<SignerName>, bundle: Bundle) {
+        self.act(|core, now| core.pin(signer, bundle, now));
+    }
+
+    /// Every entry as it is now, sorted by workload and signer.
+    pub fn snapshot(&self) -> Vec<EntrySnapshot> {
+        self.shared.lock().snapshot(self.shared.now())
+    }
+
+    /// How long until the first certificate on this node dies if nothing can be renewed; zero if one has; none if there
+    /// are no certificates.
+    pub fn outage_budget(&self) -> Option<Duration> {
+        self.shared.lock().outage_budget(self.shared.now())
+    }
+
+    /// The counters, and how many entries are in flight and due.
+    pub(super) fn counters(&self) -> Counters {
+        self.shared.lock().counters(self.shared.now())
+    }
+
+    fn act<T>(&self, act: impl FnOnce(&mut Core, Now) -> T) -> T {
+        let now = self.shared.now();
+        let result = act(&mut self.shared.lock(), now);
+        self.shared.wake.notify_one();
+        result
+    }
+}
+
+/// Interest in one entry, and a view of what it offers.
+#[derive(Debug)]
+pub struct Subscription {
+    receiver: watch::Receiver<EntryState>,
+    _interest: Interest,
+}
+
+impl Subscription {
+    /// What the entry offers now.
+    pub fn state(&self) -> EntryState {
+        self.receiver.borrow().clone()
+    }
+
+    /// Waits until the entry offers something else than when this last returned (or the subscription began).
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn changed(&mut self) -> Result<(), EntryEnded> {
+        self.receiver.changed().await.map_err(|_| EntryEnded)
+    }
+}
+
+/// Counts as one consumer of an entry while it lives.
+struct Interest {
+    shared: Arc<Shared>,
+    key: EntryKey,
+    generation: u64,
+}
+
+impl fmt::Debug for Interest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.key.fmt(f)
+    }
+}
+
+impl Drop for Interest {
+    fn drop(&mut self) {
+        let now = self.shared.now();
+        self.shared.lock().release(&self.key, self.generation, now);
+        // The worker looks again within 30 s anyway, which is soon enough to forget an entry.
+    }
+}

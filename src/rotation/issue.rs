@@ -1,0 +1,193 @@
+//! One request from key to verified certificate: make key and CSR (or resume), have it signed, check every byte of the
+//! answer.
+//!
+//! Knows nothing of entries and schedules. A key goes into one certificate at most; it is kept only while the very
+//! request that it was made for may still succeed. Dropping the future drops the key, zeroized.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ensign_pki::{Bundle, Chain, ChainError, Clock, CsrError, KeyError, KeyType, PrivateKey, SpiffeId, Svid, SvidError, csr};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::bundles;
+use super::entry::EntryKey;
+use crate::csr_client::{RequestId, Retry, Sign, SignError, SignRequest, TokenSource};
+
+/// A request that may be sent again: its key, its CSR, its name.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    key: PrivateKey,
+    csr_pem: String,
+    pub(super) request_id: RequestId,
+    pub(super) begun: Instant,
+}
+
+/// What the worker shall do for one entry.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) ticket: u64,
+    pub(super) entry: EntryKey,
+    pub(super) id: SpiffeId,
+    pub(super) token: Arc<dyn TokenSource>,
+    pub(super) ttl: Duration,
+    pub(super) pin: Option<Bundle>,
+    pub(super) resume: Option<Attempt>,
+    pub(super) request_id: RequestId,
+    pub(super) deadline: Duration,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) ticket: u64,
+    pub(super) entry: EntryKey,
+    pub(super) request_id: RequestId,
+    /// From the request's going out to its end; without making the key.
+    pub(super) took: Duration,
+    pub(super) result: Result<Issued, IssueError>,
+    /// To be resumed, if the error allows it.
+    pub(super) attempt: Option<Attempt>,
+}
+
+/// A verified certificate and the roots that came with it.
+#[derive(Debug)]
+pub(super) struct Issued {
+    pub(super) svid: Svid,
+    pub(super) roots: Bundle,
+}
+
+/// Why a request brought nothing that may be offered.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum IssueError {
+    #[error("cannot make a {key_type} key")]
+    Key {
+        key_type: KeyType,
+        #[source]
+        source: KeyError,
+    },
+    #[error("making a {0} key was interrupted")]
+    KeyInterrupted(KeyType),
+    #[error("cannot build the CSR")]
+    Csr(#[source] CsrError),
+    #[error("the request failed")]
+    Sign(#[source] SignError),
+    #[error("the reply's chain is rejected")]
+    Chain(#[source] ChainError),
+    #[error("the reply is rejected: it carries no root certificate, and the signer's bundle is not pinned")]
+    NoRoots,
+    #[error("the reply is rejected: it carries {seen} root certificates, expected at most {most}")]
+    TooManyRoots { seen: usize, most: usize },
+    #[error("the reply is rejected as foreign: none of its root certificates is in the signer's pinned bundle")]
+    OutsidePin,
+    #[error("the certificate is rejected")]
+    Svid(#[source] SvidError),
+}
+
+impl IssueError {
+    /// When another try makes sense.
+    pub(super) fn retry(&self) -> Retry {
+        match self {
+            Self::Sign(error) => error.retry(),
+            Self::Key { .. } => Retry::SlowCap,
+            Self::KeyInterrupted(_)
+            | Self::Csr(_)
+            | Self::Chain(_)
+            | Self::NoRoots
+            | Self::TooManyRoots { .. }
+            | Self::OutsidePin
+            | Self::Svid(_) => Retry::Later,
+        }
+    }
+
+    /// A short name, one of few.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Sign(error) => error.reason(),
+            Self::Key { .. } | Self::KeyInterrupted(_) => "key",
+            Self::Csr(_) => "csr",
+            Self::Chain(_) => "bad_chain",
+            Self::NoRoots => "no_roots",
+            Self::TooManyRoots { .. } => "too_many_roots",
+            Self::OutsidePin => "outside_pin",
+            Self::Svid(error) => error.reason(),
+        }
+    }
+}
+
+/// Carries requests out.
+#[derive(Debug)]
+pub(super) struct Issuer {
+    pub(super) sign: Arc<dyn Sign>,
+    pub(super) clock: Arc<dyn Clock>,
+    /// RSA keys take up to seconds of a core: one at a time, so that a node full of RSA workloads stays alive.
+    pub(super) rsa: Mutex<()>,
+}
+
+impl Issuer {
+    /// Carries one request out. May be dropped at any await: nothing outlives it but a key that is still being made.
+    pub(super) async fn run(&self, mut job: Job) -> Outcome {
+        let resume = job.resume.take();
+        let attempt = match resume {
+            Some(attempt) => Ok(attempt),
+            None => self.prepare(&job).await,
+        };
+        let sent = Instant::now();
+        let (result, attempt) = match attempt {
+            Ok(attempt) => self.send(&job, attempt).await,
+            Err(error) => (Err(error), None),
+        };
+        let request_id = attempt.as_ref().map_or(job.request_id, |attempt| attempt.request_id.clone());
+        Outcome { ticket: job.ticket, entry: job.entry, request_id, took: sent.elapsed(), result, attempt }
+    }
+
+    async fn prepare(&self, job: &Job) -> Result<Attempt, IssueError> {
+        let key = self.make_key(job.entry.key_type).await?;
+        let csr_pem = csr::build(&key, &job.id).map_err(IssueError::Csr)?.to_pem();
+        Ok(Attempt { key, csr_pem, request_id: job.request_id.clone(), begun: Instant::now() })
+    }
+
+    async fn make_key(&self, key_type: KeyType) -> Result<PrivateKey, IssueError> {
+        let failed = |source| IssueError::Key { key_type, source };
+        match key_type {
+            // Tens of microseconds: cheaper here than the way to another thread and back.
+            KeyType::P256 | KeyType::P384 => PrivateKey::generate(key_type).map_err(failed),
+            KeyType::Rsa2048 | KeyType::Rsa3072 | KeyType::Rsa4096 => {
+                let _one_at_a_time = self.rsa.lock().await;
+                let made = tokio::task::spawn_blocking(move || PrivateKey::generate(key_type)).await;
+                made.map_err(|_| IssueError::KeyInterrupted(key_type))?.map_err(failed)
+            }
+        }
+    }
+
+    async fn send(&self, job: &Job, attempt: Attempt) -> (Result<Issued, IssueError>, Option<Attempt>) {
+        let request = SignRequest {
+            csr_pem: attempt.csr_pem.clone(),
+            id: job.id.clone(),
+            signer: job.entry.signer.clone(),
+            ttl: job.ttl,
+            token: Arc::clone(&job.token),
+            request_id: attempt.request_id.clone(),
+        };
+        let answer = match tokio::time::timeout(job.deadline, self.sign.sign(request)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(SignError::Deadline { address: "of its choice".to_owned(), deadline: job.deadline }),
+        };
+        match answer {
+            Ok(elements) => (self.check(job, attempt.key, &elements), None),
+            Err(error) => {
+                let kept = error.resumable().then_some(attempt);
+                (Err(IssueError::Sign(error)), kept)
+            }
+        }
+    }
+
+    /// I3: what passes here may be offered.
+    fn check(&self, job: &Job, key: PrivateKey, elements: &[String]) -> Result<Issued, IssueError> {
+        let chain = Chain::from_reply_elements(elements).map_err(IssueError::Chain)?;
+        let roots = bundles::anchors(&chain, job.pin.as_ref())?;
+        let svid = Svid::assemble(key, chain, &roots, &job.id, self.clock.now()).map_err(IssueError::Svid)?;
+        Ok(Issued { svid, roots })
+    }
+}

@@ -1,0 +1,54 @@
+//! Who gets certificates.
+//!
+//! A [`Workload`] is what a source knows of a caller. Its uid is the source's own and says nothing about identity: two
+//! pods of one service account are two workloads, and share neither key nor token.
+
+use std::fmt;
+use std::sync::Arc;
+
+use ensign_pki::{KeyType, SpiffeId};
+
+use crate::csr_client::{SignerName, TokenSource};
+
+/// Names a workload on this node, for example `fixed/httpbin`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkloadUid(Arc<str>);
+
+impl WorkloadUid {
+    /// The uid with this text.
+    pub fn new(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// The uid as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for WorkloadUid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for WorkloadUid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One workload and what its certificates are made of.
+#[derive(Debug, Clone)]
+pub struct Workload {
+    /// The source's name for it.
+    pub uid: WorkloadUid,
+    /// The identity that the source derived.
+    pub id: SpiffeId,
+    /// Its credential towards the authority.
+    pub token: Arc<dyn TokenSource>,
+    /// The signer that the operator fixed for it; stands above any wish, and is warmed up at once.
+    pub fixed_signer: Option<SignerName>,
+    /// The kind of its keys.
+    pub key_type: KeyType,
+}
