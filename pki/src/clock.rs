@@ -26,7 +26,10 @@ impl SystemClock {
 }
 
 impl Clock for SystemClock {
-    #[allow(clippy::disallowed_methods, reason = "the one place that may ask the operating system")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the one place that may ask the operating system"
+    )]
     fn now(&self) -> SystemTime {
         SystemTime::now()
     }

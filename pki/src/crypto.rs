@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
-use rustls_pki_types::AlgorithmIdentifier;
 use zeroize::Zeroizing;
 
 use crate::key::KeyType;
@@ -42,7 +41,9 @@ pub enum CryptoError {
     #[error("the operating system gives no random bytes")]
     Random,
     /// A key that the provider does not accept.
-    #[error("{PROVIDER_NAME} rejects the key: its parts are damaged, do not belong together or are of an unsupported size")]
+    #[error(
+        "{PROVIDER_NAME} rejects the key: its parts are damaged, do not belong together or are of an unsupported size"
+    )]
     Key,
     /// Signing failed.
     #[error("{PROVIDER_NAME} cannot sign with this key")]
@@ -142,41 +143,37 @@ impl JwsKey {
     }
 
     /// Checks a signature. `algorithm` is what the token claims; it must be the one that goes with the key.
-    pub fn verify(
-        &self,
-        algorithm: JwsAlgorithm,
-        message: &[u8],
-        signature: &[u8],
-    ) -> Result<(), CryptoError> {
+    pub fn verify(&self, algorithm: JwsAlgorithm, message: &[u8], signature: &[u8]) -> Result<(), CryptoError> {
         if algorithm != self.algorithm() {
             return Err(CryptoError::Algorithm);
         }
         let verified = match self {
-            Self::Rsa { n, e } => RsaPublicKeyComponents { n: n.as_slice(), e: e.as_slice() }.verify(
-                &signature::RSA_PKCS1_2048_8192_SHA256,
-                message,
-                signature,
-            ),
-            Self::P256(point) => UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, point)
-                .verify(message, signature),
+            Self::Rsa { n, e } => RsaPublicKeyComponents {
+                n: n.as_slice(),
+                e: e.as_slice(),
+            }
+            .verify(&signature::RSA_PKCS1_2048_8192_SHA256, message, signature),
+            Self::P256(point) => {
+                UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, point).verify(message, signature)
+            }
         };
         verified.map_err(|_| CryptoError::Signature)
     }
 }
 
-/// Checks a signature of the X.509 family, key and algorithm as their `AlgorithmIdentifier`s without the outer tag.
+/// Checks a signature of the X.509 family. Both algorithms are the contents of their `AlgorithmIdentifier`s.
 pub(crate) fn verify_x509(
-    key_algorithm: AlgorithmIdentifier,
+    key_algorithm: &[u8],
     key: &[u8],
-    signature_algorithm: AlgorithmIdentifier,
+    signature_algorithm: &[u8],
     message: &[u8],
     signature: &[u8],
 ) -> Result<(), CryptoError> {
     webpki::ALL_VERIFICATION_ALGS
         .iter()
         .find(|candidate| {
-            candidate.public_key_alg_id() == key_algorithm
-                && candidate.signature_alg_id() == signature_algorithm
+            candidate.public_key_alg_id().as_ref() == key_algorithm
+                && candidate.signature_alg_id().as_ref() == signature_algorithm
         })
         .ok_or(CryptoError::Algorithm)?
         .verify_signature(key, message, signature)
@@ -229,18 +226,12 @@ impl Signer {
 }
 
 #[cfg(feature = "ring")]
-fn ecdsa(
-    algorithm: &'static signature::EcdsaSigningAlgorithm,
-    pkcs8: &[u8],
-) -> Result<EcdsaKeyPair, CryptoError> {
+fn ecdsa(algorithm: &'static signature::EcdsaSigningAlgorithm, pkcs8: &[u8]) -> Result<EcdsaKeyPair, CryptoError> {
     EcdsaKeyPair::from_pkcs8(algorithm, pkcs8, &SystemRandom::new()).map_err(|_| CryptoError::Key)
 }
 
 #[cfg(not(feature = "ring"))]
-fn ecdsa(
-    algorithm: &'static signature::EcdsaSigningAlgorithm,
-    pkcs8: &[u8],
-) -> Result<EcdsaKeyPair, CryptoError> {
+fn ecdsa(algorithm: &'static signature::EcdsaSigningAlgorithm, pkcs8: &[u8]) -> Result<EcdsaKeyPair, CryptoError> {
     EcdsaKeyPair::from_pkcs8(algorithm, pkcs8).map_err(|_| CryptoError::Key)
 }
 
@@ -257,8 +248,8 @@ fn modulus_length(pair: &RsaKeyPair) -> usize {
 /// A new private key as PKCS#8, or `None` if this provider cannot make one of this type.
 pub(crate) fn generate_pkcs8(key_type: KeyType) -> Result<Option<Zeroizing<Vec<u8>>>, CryptoError> {
     let ecdsa = |algorithm| {
-        let document = EcdsaKeyPair::generate_pkcs8(algorithm, &SystemRandom::new())
-            .map_err(|_| CryptoError::Random)?;
+        let document =
+            EcdsaKeyPair::generate_pkcs8(algorithm, &SystemRandom::new()).map_err(|_| CryptoError::Random)?;
         Ok(Some(Zeroizing::new(document.as_ref().to_vec())))
     };
     match key_type {

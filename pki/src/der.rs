@@ -136,7 +136,11 @@ impl<'a> Reader<'a> {
 
     /// Nothing may follow.
     pub(crate) fn end(&self) -> Result<(), DerError> {
-        if self.rest.is_empty() { Ok(()) } else { Err(DerError::Trailing(self.rest.len())) }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(DerError::Trailing(self.rest.len()))
+        }
     }
 }
 
@@ -153,7 +157,11 @@ fn length(input: &[u8]) -> Result<(usize, usize), DerError> {
     let bytes = rest.get(..count).ok_or(DerError::Truncated)?;
     let length = bytes.iter().fold(0_usize, |sum, &b| (sum << 8) | usize::from(b));
     let minimal = bytes.first() != Some(&0) && length >= 0x80;
-    if minimal { Ok((length, 1 + count)) } else { Err(DerError::Length) }
+    if minimal {
+        Ok((length, 1 + count))
+    } else {
+        Err(DerError::Length)
+    }
 }
 
 /// An element around the given parts. The buffer is sized before it is filled, so no copy of a key stays behind.

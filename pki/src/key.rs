@@ -257,8 +257,8 @@ impl PrivateKey {
             return Err(fault(DerError::Value("version")));
         }
         let bits = crypto::bit_length(reader.unsigned().map_err(fault)?);
-        let key_type = KeyType::from_rsa_bits(bits)
-            .ok_or_else(|| KeyError::Unsupported(format!("RSA with {bits} bits")))?;
+        let key_type =
+            KeyType::from_rsa_bits(bits).ok_or_else(|| KeyError::Unsupported(format!("RSA with {bits} bits")))?;
         Self::wrap(key_type, alg_id::RSA_ENCRYPTION.as_ref(), der)
     }
 
@@ -279,7 +279,11 @@ impl PrivateKey {
         let curve = match (outer, named) {
             (Some(outer), Some(named)) if outer != named => return Err(fault(DerError::Value("curve"))),
             (Some(curve), _) | (None, Some(curve)) => curve,
-            (None, None) => return Err(KeyError::Unsupported("an elliptic curve key without a curve".to_owned())),
+            (None, None) => {
+                return Err(KeyError::Unsupported(
+                    "an elliptic curve key without a curve".to_owned(),
+                ));
+            }
         };
         if reader.is_empty() {
             return Err(KeyError::NoPublicKey);
@@ -293,13 +297,23 @@ impl PrivateKey {
 
         // Some writers drop leading zeros of the scalar, some prepend one. The providers want the curve's length.
         let length = curve.scalar_length().unwrap_or_default();
-        let skip = scalar.iter().take_while(|b| **b == 0).count().min(scalar.len().saturating_sub(length));
+        let skip = scalar
+            .iter()
+            .take_while(|b| **b == 0)
+            .count()
+            .min(scalar.len().saturating_sub(length));
         let digits = scalar.get(skip..).unwrap_or_default();
-        let padding = length.checked_sub(digits.len()).ok_or_else(|| fault(DerError::Value("scalar")))?;
+        let padding = length
+            .checked_sub(digits.len())
+            .ok_or_else(|| fault(DerError::Value("scalar")))?;
         let scalar = der::element(der::OCTET_STRING, &[[0; 48].get(..padding).unwrap_or_default(), digits]);
         let point = der::element(der::CONTEXT_1, &[point]);
         let sec1 = der::element(der::SEQUENCE, &[&[der::INTEGER, 1, 1], &scalar, &point]);
-        let algorithm = if curve == KeyType::P384 { alg_id::ECDSA_P384 } else { alg_id::ECDSA_P256 };
+        let algorithm = if curve == KeyType::P384 {
+            alg_id::ECDSA_P384
+        } else {
+            alg_id::ECDSA_P256
+        };
         Self::wrap(curve, algorithm.as_ref(), &sec1)
     }
 
@@ -309,13 +323,19 @@ impl PrivateKey {
         let inner = der::element(der::OCTET_STRING, &[inner]);
         let pkcs8 = der::element(der::SEQUENCE, &[&[der::INTEGER, 1, 0], &algorithm, &inner]);
         let signer = Signer::from_pkcs8(key_type, &pkcs8)?;
-        Ok(Self { key_type, pkcs8, signer })
+        Ok(Self {
+            key_type,
+            pkcs8,
+            signer,
+        })
     }
 }
 
 impl fmt::Debug for PrivateKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PrivateKey").field("type", &self.key_type.as_str()).finish_non_exhaustive()
+        f.debug_struct("PrivateKey")
+            .field("type", &self.key_type.as_str())
+            .finish_non_exhaustive()
     }
 }
 
@@ -340,7 +360,9 @@ fn curve_of(parameters: &[u8]) -> Result<KeyType, KeyError> {
     [KeyType::P256, KeyType::P384]
         .into_iter()
         .zip([alg_id::ECDSA_P256, alg_id::ECDSA_P384])
-        .find(|(_, algorithm)| !parameters.is_empty() && algorithm.as_ref().ends_with(parameters) && parameters.first() == Some(&der::OID))
+        .find(|(_, algorithm)| {
+            !parameters.is_empty() && algorithm.as_ref().ends_with(parameters) && parameters.first() == Some(&der::OID)
+        })
         .map(|(curve, _)| curve)
         .ok_or_else(|| KeyError::Unsupported("on another elliptic curve".to_owned()))
 }
@@ -354,8 +376,19 @@ pub(crate) fn algorithm_name(algorithm: &[u8]) -> String {
     if algorithm == alg_id::ECDSA_P521.as_ref() {
         return "P-521".to_owned();
     }
-    let oid = Reader::new(algorithm).read(der::OID).map(|oid| Oid::new(oid.value.into()).to_id_string());
-    format!("of algorithm {}", oid.as_deref().unwrap_or("without a readable name"))
+    match Reader::new(algorithm).read(der::OID) {
+        Ok(oid) => format!("of algorithm {}", oid_text(oid.value)),
+        Err(_) => "of an unreadable algorithm".to_owned(),
+    }
+}
+
+/// The dotted form of an OID, bounded: a refused request does not fill the log.
+pub(crate) fn oid_text(oid: &[u8]) -> String {
+    const LONGEST: usize = 40;
+    if oid.is_empty() || oid.len() > LONGEST {
+        return "of an unreadable name".to_owned();
+    }
+    Oid::new(oid.into()).to_id_string()
 }
 
 /// The library quotes lines of the input in some faults. A line of a key must not reach a log, so only the kind does.

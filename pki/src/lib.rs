@@ -11,16 +11,28 @@
 //! 6. [`Clock`]: time, passed in;
 //! 7. [`crypto`]: the only file that names a crypto provider.
 
+pub mod bundle;
+pub mod certificate;
+pub mod chain;
 pub mod clock;
 pub mod crypto;
+pub mod csr;
 mod der;
 pub mod key;
 mod pem;
+mod san;
 pub mod spiffe_id;
+pub mod svid;
 
+pub use bundle::{Bundle, BundleError};
+pub use certificate::{Certificate, CertificateError};
+pub use chain::{Chain, ChainError};
 pub use clock::{Clock, SharedClock, SystemClock};
 pub use crypto::CryptoError;
+pub use csr::{Csr, CsrError};
 pub use der::DerError;
 pub use key::{KeyError, KeyType, PrivateKey};
 pub use pem::PemError;
+pub use san::SanError;
 pub use spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain};
+pub use svid::{Svid, SvidError, Validity, verify_issued};

@@ -23,7 +23,11 @@ pub(crate) fn encode(label: &str, der: &[u8]) -> Zeroizing<String> {
     for line in der.chunks(PER_LINE) {
         let mut text = Zeroizing::new([0_u8; 64]);
         let length = STANDARD.encode_slice(line, text.as_mut_slice()).unwrap_or_default();
-        out.push_str(text.get(..length).and_then(|t| std::str::from_utf8(t).ok()).unwrap_or_default());
+        out.push_str(
+            text.get(..length)
+                .and_then(|t| std::str::from_utf8(t).ok())
+                .unwrap_or_default(),
+        );
         out.push('\n');
     }
     armour(&mut out, "END");
@@ -57,7 +61,10 @@ pub(crate) fn decode_one(label: &'static str, text: &str) -> Result<Vec<u8>, Pem
     if !body.starts_with(['\n', '\r']) || !body.ends_with(['\n', '\r']) {
         return Err(PemError::Body);
     }
-    let joined: String = body.split(['\n', '\r']).map(|line| line.trim_end_matches([' ', '\t'])).collect();
+    let joined: String = body
+        .split(['\n', '\r'])
+        .map(|line| line.trim_end_matches([' ', '\t']))
+        .collect();
     STANDARD.decode(joined).map_err(|_| PemError::Body)
 }
 
@@ -81,7 +88,10 @@ mod tests {
         let der: Vec<u8> = (0..size).map(|n| u8::try_from(n % 251).unwrap()).collect();
         let text = encode("THING", &der);
         assert!(text.lines().all(|l| l.len() <= 64), "{}", *text);
-        assert!(text.capacity() < 2 * 23 + size.div_ceil(48) * 65 + 8, "grew: a copy stayed behind");
+        assert!(
+            text.capacity() < 2 * 23 + size.div_ceil(48) * 65 + 8,
+            "grew: a copy stayed behind"
+        );
         if size > 0 {
             assert_eq!(decode_one("THING", &text).unwrap(), der);
         }

@@ -53,8 +53,14 @@ impl FromStr for TrustDomain {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let valid = (1..=MAX_TRUST_DOMAIN).contains(&text.len())
-            && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'));
-        if valid { Ok(Self(text.into())) } else { Err(SpiffeIdError::TrustDomain(excerpt(text))) }
+            && text
+                .bytes()
+                .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'));
+        if valid {
+            Ok(Self(text.into()))
+        } else {
+            Err(SpiffeIdError::TrustDomain(excerpt(text)))
+        }
     }
 }
 
@@ -81,11 +87,7 @@ pub struct SpiffeId {
 
 impl SpiffeId {
     /// The id of a service account.
-    pub fn new(
-        trust_domain: &TrustDomain,
-        namespace: &str,
-        service_account: &str,
-    ) -> Result<Self, SpiffeIdError> {
+    pub fn new(trust_domain: &TrustDomain, namespace: &str, service_account: &str) -> Result<Self, SpiffeIdError> {
         if !is_label(namespace) {
             return Err(SpiffeIdError::Namespace(excerpt(namespace)));
         }
@@ -138,9 +140,14 @@ impl FromStr for SpiffeId {
         }
         let form = || SpiffeIdError::Form(excerpt(text));
         let mut parts = text.strip_prefix(SCHEME).ok_or_else(form)?.split('/');
-        let (Some(trust_domain), Some("ns"), Some(namespace), Some("sa"), Some(account), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
-        else {
+        let (Some(trust_domain), Some("ns"), Some(namespace), Some("sa"), Some(account), None) = (
+            parts.next(),
+            parts.next(),
+            parts.next(),
+            parts.next(),
+            parts.next(),
+            parts.next(),
+        ) else {
             return Err(form());
         };
         Self::new(&trust_domain.parse()?, namespace, account)
@@ -282,15 +289,23 @@ mod tests {
         assert!(matches!(td(0), Err(SpiffeIdError::TrustDomain(_))));
         let td = td(255).unwrap();
         assert!(SpiffeId::new(&td, &"n".repeat(63), &"s".repeat(253)).is_ok());
-        assert!(matches!(SpiffeId::new(&td, &"n".repeat(64), "s"), Err(SpiffeIdError::Namespace(_))));
-        assert!(matches!(SpiffeId::new(&td, "n", &"s".repeat(254)), Err(SpiffeIdError::ServiceAccount(_))));
+        assert!(matches!(
+            SpiffeId::new(&td, &"n".repeat(64), "s"),
+            Err(SpiffeIdError::Namespace(_))
+        ));
+        assert!(matches!(
+            SpiffeId::new(&td, "n", &"s".repeat(254)),
+            Err(SpiffeIdError::ServiceAccount(_))
+        ));
         let long = format!("spiffe://td/ns/foo/sa/{}", "s".repeat(3000));
         assert_eq!(long.parse::<SpiffeId>(), Err(SpiffeIdError::TooLong(3022)));
     }
 
     #[test]
     fn a_refusal_quotes_only_a_part_of_a_long_text() {
-        let error = format!("spiffe://td/ns/foo/{}", "é".repeat(900)).parse::<SpiffeId>().unwrap_err();
+        let error = format!("spiffe://td/ns/foo/{}", "é".repeat(900))
+            .parse::<SpiffeId>()
+            .unwrap_err();
         assert!(error.to_string().len() < 400, "{error}");
     }
 
