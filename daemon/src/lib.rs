@@ -1,1 +1,27 @@
-//! Placeholder.
+//! What Ensign's two long-running programs, the agent and the RA, need of their host.
+//!
+//! Each module is one facility with one contract; none knows certificates, SDS or policy. Read them
+//! in the order in which a program uses them: `hardening` before anything else, then `settings` and
+//! `logging`, then everything under one `supervise::Supervisor`.
+
+pub mod hardening;
+
+pub mod settings;
+
+pub mod go_duration;
+
+pub mod logging;
+
+pub mod supervise;
+
+pub mod watched_file;
+
+pub mod readiness;
+
+pub mod http;
+
+pub mod addresses;
+
+pub use go_duration::GoDuration;
+pub use readiness::Readiness;
+pub use supervise::Supervisor;
