@@ -1,0 +1,86 @@
+//! What the operator says about one signer, parsed and valid, before anything is built from it.
+//!
+//! Two specs that are equal describe the same signer: a reload keeps a running signer whose spec did not change.
+//! What a spec turns into is the business of `signer` (who signs) and `trust` (which roots go with it).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ensign_pki::TrustDomain;
+
+use crate::signer::SignerName;
+
+/// One signer of the policy file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignerSpec {
+    /// Its name, unique in the file.
+    pub name: SignerName,
+    /// The trust domain that every certificate of this authority names.
+    pub trust_domain: TrustDomain,
+    /// Who signs.
+    pub backend: Backend,
+    /// A file with the bundle that replies carry; without it the backend's own root.
+    pub roots: Option<PathBuf>,
+    /// How far NotBefore lies in the past, for peers whose clock is behind.
+    pub backdate: Duration,
+}
+
+/// Who signs for a signer of the policy file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Backend {
+    /// A certificate authority of our own, from files.
+    Local(LocalSpec),
+}
+
+/// A certificate authority in a folder: `ca-cert.pem`, `ca-key.pem`, `root-cert.pem` and perhaps `cert-chain.pem`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalSpec {
+    /// The folder.
+    pub dir: PathBuf,
+    /// Make a self-signed authority there if the folder holds none.
+    pub self_signed: bool,
+}
+
+/// Whether a text is a DNS label as Kubernetes means it (RFC 1123): the form of namespaces and of our signer names.
+pub(crate) fn is_dns_label(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    (1..=63).contains(&bytes.len())
+        && bytes
+            .iter()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-')
+        && bytes.first() != Some(&b'-')
+        && bytes.last() != Some(&b'-')
+}
+
+/// Whether a text is a DNS subdomain as Kubernetes means it: the form of service account, pod and node names.
+pub(crate) fn is_dns_subdomain(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_dns_label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use test_case::test_case;
+
+    #[test_case("foo", true)]
+    #[test_case("foo-2", true)]
+    #[test_case("", false; "empty")]
+    #[test_case("Foo", false; "upper case")]
+    #[test_case("-foo", false; "leading dash")]
+    #[test_case("foo-", false; "trailing dash")]
+    #[test_case("a.b", false; "dotted")]
+    #[test_case("a/b", false; "slash")]
+    #[test_case(&"a".repeat(63), true; "longest")]
+    #[test_case(&"a".repeat(64), false; "too long")]
+    fn namespaces_are_dns_labels(text: &str, valid: bool) {
+        assert_eq!(is_dns_label(text), valid);
+    }
+
+    #[test_case("httpbin", true)]
+    #[test_case("v1.httpbin", true)]
+    #[test_case("a..b", false; "empty part")]
+    #[test_case(".", false; "dot")]
+    fn accounts_are_dns_subdomains(text: &str, valid: bool) {
+        assert_eq!(is_dns_subdomain(text), valid);
+    }
+}

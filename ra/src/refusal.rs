@@ -1,0 +1,118 @@
+//! Every way in which a request can end without a certificate: one gRPC code and one fixed text per kind.
+//!
+//! The caller learns the code and the text, which say nothing about keys, policy, signers or the cluster; the exact
+//! reason is `Display`, for the log, and [`Refusal::reason`], a word for metrics. The order of the variants is the
+//! order of the steps of a request.
+
+use ensign_pki::SvidError;
+use ensign_pki::csr::CsrError;
+use thiserror::Error;
+use tonic::{Code, Status};
+
+use crate::authn::AuthnError;
+use crate::authz::AuthzError;
+use crate::limits::LimitError;
+use crate::policy::Denial;
+use crate::request::ExtrasError;
+use crate::signer::{SignerError, SignerName};
+
+/// Why a request is not served.
+#[derive(Debug, Error)]
+pub enum Refusal {
+    /// Too much at once.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+    /// The caller is unknown.
+    #[error(transparent)]
+    Authn(#[from] AuthnError),
+    /// The metadata of the request is refused.
+    #[error(transparent)]
+    Extras(#[from] ExtrasError),
+    /// The CSR is refused.
+    #[error("the CSR is refused: {0}")]
+    Csr(#[from] CsrError),
+    /// Not the caller's own identity.
+    #[error(transparent)]
+    Authz(#[from] AuthzError),
+    /// Not within the policy.
+    #[error(transparent)]
+    Policy(#[from] Denial),
+    /// The signer said no, in one of its ways.
+    #[error(transparent)]
+    Signer(#[from] SignerError),
+    /// The signer said nothing.
+    #[error("signer {0} did not answer before the deadline")]
+    SignerDeadline(SignerName),
+    /// The client's own deadline passed before a signer was asked.
+    #[error("the client's deadline passed before the request was through")]
+    ClientDeadline,
+    /// The signer's answer is not what was asked for.
+    #[error("the answer of signer {signer} is refused: {why}")]
+    Answer {
+        /// The signer.
+        signer: SignerName,
+        /// What is wrong, as a word.
+        reason: &'static str,
+        /// What is wrong, in full.
+        why: String,
+    },
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    /// An answer that does not hold.
+    pub fn answer(signer: &SignerName, error: &SvidError) -> Self {
+        Self::Answer { signer: signer.clone(), reason: error.reason(), why: error.to_string() }
+    }
+
+    /// The code for the caller.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Limit(_) => Code::ResourceExhausted,
+            Self::Authn(_) | Self::Extras(ExtrasError::Impersonation) => Code::Unauthenticated,
+            Self::Extras(ExtrasError::SignerType | ExtrasError::SignerName(_)) | Self::Csr(_) => {
+                Code::InvalidArgument
+            }
+            Self::Authz(_) | Self::Policy(_) => Code::PermissionDenied,
+            Self::Signer(error) => error.code(),
+            Self::SignerDeadline(_) | Self::ClientDeadline => Code::DeadlineExceeded,
+            Self::Answer { .. } => Code::Internal,
+        }
+    }
+
+    /// The word for metrics and logs.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Limit(error) => error.reason(),
+            Self::Authn(error) => error.reason(),
+            Self::Extras(error) => error.reason(),
+            Self::Csr(error) => error.reason(),
+            Self::Authz(error) => error.reason(),
+            Self::Policy(error) => error.reason(),
+            Self::Signer(error) => error.reason(),
+            Self::SignerDeadline(_) => "signer_deadline",
+            Self::ClientDeadline => "client_deadline",
+            Self::Answer { reason, .. } => reason,
+        }
+    }
+
+    /// What the caller gets.
+    pub fn status(&self) -> Status {
+        Status::new(self.code(), text(self.code()))
+    }
+}
+
+/// The one text of each code. Nothing of a request or of our state ever becomes part of it.
+pub fn text(code: Code) -> &'static str {
+    match code {
+        Code::ResourceExhausted => "too many requests or too large a request, try again later",
+        Code::Unauthenticated => "the caller could not be authenticated",
+        Code::InvalidArgument => "the request is not acceptable",
+        Code::PermissionDenied => "the caller may not have this certificate",
+        Code::Unavailable => "no signer is available, try again later",
+        Code::DeadlineExceeded => "no certificate was issued in time, try again",
+        Code::FailedPrecondition => "the signer refused the request",
+        _ => "no certificate could be issued",
+    }
+}
