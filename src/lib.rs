@@ -1,1 +1,4 @@
-//! Placeholder.
+//! The node agent of Ensign.
+
+pub mod csr_client;
+pub mod rotation;

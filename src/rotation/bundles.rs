@@ -54,11 +54,12 @@ impl Bundles {
     }
 }
 
+/// A union too large to be a bundle leaves out what makes it so: one entry's odd roots must not stop the others.
 fn union<'b>(bundles: impl Iterator<Item = &'b Bundle>) -> Option<Bundle> {
     bundles.fold(None, |sum, bundle| match sum {
         None => Some(bundle.clone()),
-        Some(sum) if &sum == bundle => Some(sum),
-        Some(sum) => Some(sum.union(bundle)),
+        Some(sum) if sum.contains_all(bundle) => Some(sum),
+        Some(sum) => Some(sum.union(bundle).unwrap_or(sum)),
     })
 }
 
@@ -66,16 +67,21 @@ fn union<'b>(bundles: impl Iterator<Item = &'b Bundle>) -> Option<Bundle> {
 ///
 /// A pinned signer's reply may carry roots that the pin does not know yet; they are not used and not passed on.
 pub(super) fn anchors(chain: &Chain, pin: Option<&Bundle>) -> Result<Bundle, IssueError> {
-    let own = chain.roots();
-    if own.len() > MAX_ROOTS {
-        return Err(IssueError::TooManyRoots { seen: own.len(), most: MAX_ROOTS });
+    match (chain.roots(), pin) {
+        (Some(own), _) if own.len() > MAX_ROOTS => {
+            Err(IssueError::TooManyRoots { seen: own.len(), most: MAX_ROOTS })
+        }
+        (Some(own), None) => Ok(own.clone()),
+        (None, Some(pin)) => Ok(pin.clone()),
+        (None, None) => Err(IssueError::NoRoots),
+        (Some(own), Some(pin)) => {
+            let within = own.iter().filter(|root| pin.contains(root)).cloned().collect();
+            Bundle::from_certificates(within).map_err(|_| IssueError::OutsidePin)
+        }
     }
-    let Some(pin) = pin else {
-        return if own.is_empty() { Err(IssueError::NoRoots) } else { Ok(own.clone()) };
-    };
-    if own.is_empty() {
-        return Ok(pin.clone());
-    }
-    let within = own.intersection(pin);
-    if within.is_empty() { Err(IssueError::OutsidePin) } else { Ok(within) }
+}
+
+/// Whether a certificate with these anchors still has one in the bundle.
+pub(super) fn overlap(anchors: &Bundle, bundle: &Bundle) -> bool {
+    anchors.iter().any(|root| bundle.contains(root))
 }

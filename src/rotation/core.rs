@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::bundles::Bundles;
+use super::bundles::{self, Bundles};
 use super::entry::{Entry, EntryKey, InFlight, Need, Now, Rank, Renewal, Stage};
 use super::issue::{Issued, IssueError, Job, Outcome};
 use super::snapshot::LastError;
@@ -179,7 +179,7 @@ impl Core {
         self.bundles.pin(signer.clone(), bundle.clone());
         for (_, entry) in self.entries.iter_mut().filter(|(key, _)| key.signer == signer) {
             if let Stage::Served { secret, renewal, .. } = &mut entry.stage
-                && secret.roots.intersection(&bundle).is_empty()
+                && !bundles::overlap(&secret.roots, &bundle)
             {
                 *renewal = Renewal::at(now.wall, now);
             }
@@ -282,7 +282,7 @@ impl Core {
     fn accept(&mut self, key: &EntryKey, issued: Issued, request_id: &RequestId, now: Now) {
         let Issued { svid, roots } = issued;
         let signer = key.signer.as_ref();
-        if self.bundles.pinned(signer).is_some_and(|pin| pin.intersection(&roots).is_empty()) {
+        if self.bundles.pinned(signer).is_some_and(|pin| !bundles::overlap(&roots, pin)) {
             // The pin changed while the request was on its way.
             return self.back_off(key, &IssueError::OutsidePin, request_id, now);
         }

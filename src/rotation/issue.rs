@@ -107,7 +107,7 @@ impl IssueError {
             Self::Sign(error) => error.reason(),
             Self::Key { .. } | Self::KeyInterrupted(_) => "key",
             Self::Csr(_) => "csr",
-            Self::Chain(_) => "bad_chain",
+            Self::Chain(error) => error.reason(),
             Self::NoRoots => "no_roots",
             Self::TooManyRoots { .. } => "too_many_roots",
             Self::OutsidePin => "outside_pin",

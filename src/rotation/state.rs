@@ -63,7 +63,7 @@ impl CertificateSecret {
     ///
     /// More than strictly needed (one root would do), which errs on the side of waiting for an acknowledgement.
     pub fn is_rooted_in(&self, bundle: &BundleSecret) -> bool {
-        self.roots_needed == bundle.version || self.roots.iter().all(|root| bundle.bundle.contains(root))
+        self.roots_needed == bundle.version || bundle.bundle.contains_all(&self.roots)
     }
 }
 
