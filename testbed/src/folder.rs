@@ -6,6 +6,7 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use anyhow::Context;
@@ -15,7 +16,7 @@ use tempfile::TempDir;
 #[derive(Debug)]
 pub struct Folder {
     folder: Option<TempDir>,
-    keep: bool,
+    keep: AtomicBool,
 }
 
 impl Folder {
@@ -34,7 +35,7 @@ impl Folder {
             .with_context(|| format!("cannot make a folder in {}", parent.display()))?;
         Ok(Self {
             folder: Some(folder),
-            keep: true,
+            keep: AtomicBool::new(true),
         })
     }
 
@@ -56,8 +57,8 @@ impl Folder {
     }
 
     /// The work ended well (or was given up on purpose): remove the folder on drop.
-    pub fn discard(&mut self) {
-        self.keep = false;
+    pub fn discard(&self) {
+        self.keep.store(false, Ordering::Relaxed);
     }
 }
 
@@ -67,7 +68,7 @@ impl Drop for Folder {
         reason = "the one way to tell a reader of a failed test where its logs are"
     )]
     fn drop(&mut self) {
-        if (self.keep || std::thread::panicking())
+        if (self.keep.load(Ordering::Relaxed) || std::thread::panicking())
             && let Some(folder) = self.folder.take()
         {
             eprintln!("logs and configurations are kept in {}", folder.keep().display());

@@ -164,6 +164,21 @@ impl Program {
     }
 }
 
+impl Drop for Program {
+    /// Kills and reaps, so that nothing writes into the folder that is removed next.
+    fn drop(&mut self) {
+        if self.child.start_kill().is_err() {
+            return;
+        }
+        for _ in 0..1_000 {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
 fn spawn(spec: &Spec, log: &Log) -> anyhow::Result<Child> {
     let mut child = Command::new(&spec.binary)
         .args(&spec.args)
