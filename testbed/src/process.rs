@@ -60,13 +60,12 @@ pub struct Log {
 
 /// One of our own programs: the path in `ENSIGN_BIN_DIR` if set, else beside the running binary, where cargo puts it.
 pub fn own_binary(name: &str) -> anyhow::Result<PathBuf> {
-    let folders: Vec<PathBuf> = match env::var_os("ENSIGN_BIN_DIR") {
-        Some(folder) => vec![folder.into()],
-        None => {
-            let current = env::current_exe().context("cannot tell where this program is")?;
-            // target/debug/<program>, or target/debug/deps/<test>-<hash>.
-            current.ancestors().skip(1).take(2).map(Path::to_path_buf).collect()
-        }
+    let folders: Vec<PathBuf> = if let Some(folder) = env::var_os("ENSIGN_BIN_DIR") {
+        vec![folder.into()]
+    } else {
+        let current = env::current_exe().context("cannot tell where this program is")?;
+        // target/debug/<program>, or target/debug/deps/<test>-<hash>.
+        current.ancestors().skip(1).take(2).map(Path::to_path_buf).collect()
     };
     let candidates = folders.iter().map(|folder| folder.join(name));
     match candidates.clone().find(|path| path.is_file()) {
@@ -253,11 +252,12 @@ impl Log {
     /// The last lines, for error texts.
     pub fn tail(&self) -> String {
         let lines = self.lines.lock();
-        lines
+        let last: Vec<&str> = lines
             .iter()
             .skip(lines.len().saturating_sub(12))
-            .map(|line| format!("  {line}\n"))
-            .collect()
+            .map(String::as_str)
+            .collect();
+        format!("  {}", last.join("\n  "))
     }
 
     #[expect(clippy::disallowed_methods, reason = "ends with the pipe, that is with the process")]

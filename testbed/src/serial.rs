@@ -28,15 +28,12 @@ fn percent_decoded(text: &str) -> Vec<u8> {
         let escaped = (first == b'%')
             .then(|| tail.get(..2).and_then(|digits| hex::decode(digits).ok()))
             .flatten();
-        match escaped {
-            Some(byte) => {
-                decoded.extend(byte);
-                rest = &tail[2..];
-            }
-            None => {
-                decoded.push(first);
-                rest = tail;
-            }
+        if let Some(byte) = escaped {
+            decoded.extend(byte);
+            rest = &tail[2..];
+        } else {
+            decoded.push(first);
+            rest = tail;
         }
     }
     decoded

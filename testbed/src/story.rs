@@ -11,19 +11,11 @@ pub struct Story {
 
 impl Story {
     /// A new chapter.
-    #[expect(
-        clippy::unused_self,
-        reason = "the narrator's three ways of speaking belong together"
-    )]
     pub fn chapter(&mut self, title: &str) {
         say(&format!("\n== {title}"));
     }
 
     /// What is happening.
-    #[expect(
-        clippy::unused_self,
-        reason = "the narrator's three ways of speaking belong together"
-    )]
     pub fn tell(&mut self, text: &str) {
         say(&format!("   {text}"));
     }

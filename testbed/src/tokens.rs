@@ -11,7 +11,7 @@ use rcgen::SigningKey;
 use serde_json::{Value, json};
 
 /// Longer than any scenario, shorter than anybody could misuse.
-const LIFETIME: Duration = Duration::from_secs(3600);
+const LIFETIME: Duration = Duration::from_hours(1);
 
 /// One issuer with one key.
 #[derive(Debug)]

@@ -24,7 +24,7 @@ use crate::{
 const WORKERS: usize = 2;
 
 /// A rotation that takes this long is stuck.
-const STUCK: Duration = Duration::from_secs(60);
+const STUCK: Duration = Duration::from_mins(1);
 
 /// At least `rotations` renewals of `sleep` and of `httpbin` while `sleep` calls `httpbin` without pause.
 pub async fn rotation_under_load(
