@@ -1,1 +1,6 @@
-//! Placeholder.
+//! The registration authority.
+
+pub mod policy;
+pub mod serving;
+pub mod signer;
+pub mod trust;

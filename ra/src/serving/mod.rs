@@ -1,0 +1,215 @@
+//! The RA's own face: the certificate that it shows to agents, and the TLS listener.
+//!
+//! Owns where the serving certificate comes from (a mounted pair, or a CA of its own that signs nothing else), its
+//! renewal and the writing of its root for the agents. Promises that the certificate in use is whole and replaced
+//! between two handshakes without a restart; that a workload's signer never signs it; and that one provider, TLS 1.2
+//! or later and `h2` are all that is spoken. Leaves requests to `service` and draining to `app`.
+
+mod acceptor;
+mod connection;
+mod files;
+mod own_ca;
+
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, path::PathBuf, sync::Arc, time::SystemTime};
+
+use ensign_daemon::watched_file::WatchError;
+use ensign_pki::{Certificate, CertificateError, KeyError, PrivateKey, TrustDomain, crypto};
+use rustls::{
+    ServerConfig,
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use thiserror::Error;
+use tokio::sync::watch;
+
+pub use self::{
+    acceptor::{Acceptor, Incoming, TlsLimits},
+    connection::{Peer, TlsConnection},
+};
+use crate::signer::{
+    Host,
+    local::{LocalError, issuer::rfc3339},
+};
+
+/// Where the serving certificate comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServingSource {
+    /// A certificate chain and its key, mounted and replaced by somebody else.
+    Files {
+        /// Leaf first, then intermediates.
+        certificate: PathBuf,
+        /// Its key.
+        key: PathBuf,
+    },
+    /// A CA of its own, made on first start, that signs nothing but the serving certificate.
+    OwnCa {
+        /// Its folder; never one of a signer.
+        dir: PathBuf,
+        /// Names and addresses by which agents call the RA.
+        names: Vec<String>,
+        /// Where its root goes for the agents' `CA_ROOT_CA`.
+        root_file: Option<PathBuf>,
+    },
+}
+
+/// The serving certificate, now and after each change. Cheap to clone.
+#[derive(Clone)]
+pub struct Serving {
+    current: watch::Receiver<Arc<Face>>,
+}
+
+/// One serving certificate and its key.
+struct Face {
+    key: Arc<CertifiedKey>,
+    not_after: SystemTime,
+}
+
+/// Why there is no serving certificate.
+#[derive(Debug, Error)]
+pub enum ServingError {
+    /// The mounted pair is missing or wrong.
+    #[error("the serving certificate cannot be loaded; check --serving-cert-file and --serving-key-file")]
+    Files(#[source] WatchError),
+    /// The folder belongs to a signer.
+    #[error(
+        "--serving-ca-dir {dir} overlaps {other}, the folder of signer {signer}: who holds a workload's CA could pose as the RA and the reverse; name a folder of its own"
+    )]
+    Overlap {
+        /// As configured.
+        dir: String,
+        /// The signer's folder.
+        other: String,
+        /// The signer.
+        signer: String,
+    },
+    /// The CA of its own does not start.
+    #[error("the serving CA in {dir} does not start")]
+    OwnCa {
+        /// Its folder.
+        dir: String,
+        /// Why.
+        #[source]
+        source: LocalError,
+    },
+    /// No certificate could be issued.
+    #[error("the serving CA in {dir} issues no certificate")]
+    Issue {
+        /// Its folder.
+        dir: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A name that fits no certificate.
+    #[error("{name:?} in --serving-dns-names is neither a DNS name nor an IP address")]
+    Name {
+        /// As configured.
+        name: String,
+    },
+    /// The root could not be written.
+    #[error("the root of the serving certificate cannot be written to --serving-root-file {path}")]
+    RootFile {
+        /// As configured.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// rustls refuses our settings.
+    #[error("TLS cannot be set up")]
+    Tls(#[from] rustls::Error),
+}
+
+/// Why a certificate and a key are no pair to serve.
+#[derive(Debug, Error)]
+enum FaceError {
+    #[error("there is no certificate in it; expected the leaf first, then its intermediates")]
+    NoCertificate,
+    #[error("a certificate in it is damaged")]
+    Damaged(#[from] CertificateError),
+    #[error("its leaf expired at {0}; put a new pair in place")]
+    Expired(String),
+    #[error("the key cannot be used")]
+    Key(#[from] KeyError),
+    #[error("certificate and key are no pair, or of a kind that TLS does not use")]
+    Pair(#[from] rustls::Error),
+}
+
+// === impl Serving ===
+
+impl Serving {
+    /// Loads or makes the certificate, and starts what keeps it fresh as tasks of `host`.
+    ///
+    /// `signer_dirs` are the names and folders of all signers, none of which may share the serving CA's folder.
+    pub async fn open(
+        source: ServingSource,
+        trust_domain: &TrustDomain,
+        signer_dirs: &[(String, PathBuf)],
+        host: &Host,
+    ) -> Result<Self, ServingError> {
+        let current = match source {
+            ServingSource::Files { certificate, key } => files::open(certificate, key, host).await?,
+            ServingSource::OwnCa { dir, names, root_file } => {
+                own_ca::refuse_overlap(&dir, signer_dirs)?;
+                own_ca::open(own_ca::OwnCa::new(dir, names, root_file)?, trust_domain, host).await?
+            }
+        };
+        Ok(Self { current })
+    }
+
+    /// Settings for a TLS listener that always shows the certificate of the moment.
+    pub fn server_config(&self) -> Result<Arc<ServerConfig>, ServingError> {
+        let versions = [&rustls::version::TLS13, &rustls::version::TLS12];
+        let mut config = ServerConfig::builder_with_provider(crypto::provider())
+            .with_protocol_versions(&versions)?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(self.clone()));
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Arc::new(config))
+    }
+
+    /// When the certificate in use dies; for a metric.
+    pub fn not_after(&self) -> SystemTime {
+        self.current.borrow().not_after
+    }
+
+    /// Waits for the next certificate. `false` once nothing keeps it fresh any more.
+    pub async fn changed(&mut self) -> bool {
+        self.current.changed().await.is_ok()
+    }
+}
+
+impl ResolvesServerCert for Serving {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.current.borrow().key))
+    }
+}
+
+impl fmt::Debug for Serving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serving")
+            .field("not_after", &self.not_after())
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Face ===
+
+impl Face {
+    /// Checks that key and leaf are a pair and that the leaf is alive.
+    fn new(chain: Vec<CertificateDer<'static>>, key: &PrivateKey, now: SystemTime) -> Result<Self, FaceError> {
+        let not_after = Certificate::parse_der(chain.first().ok_or(FaceError::NoCertificate)?)?.not_after();
+        if not_after <= now {
+            return Err(FaceError::Expired(rfc3339(not_after)));
+        }
+        let pem = key.to_pkcs8_pem();
+        let der =
+            PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|error| rustls::Error::General(error.to_string()))?;
+        let key = Arc::new(CertifiedKey::from_der(chain, der, &crypto::provider())?);
+        Ok(Self { key, not_after })
+    }
+}

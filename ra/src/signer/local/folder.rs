@@ -1,0 +1,274 @@
+//! The files of a CA folder, as Istio lays them out (`cacerts`), and what they add up to.
+//!
+//! Owns the names of the files and the judgement of a whole set: the certificate is a CA, the key belongs to it, and
+//! it leads to a root of the signer. Promises that a set is taken whole or refused whole, with the file named. Making a
+//! set is `selfmade`'s business, watching one `daemon::watched_file`'s.
+
+use std::{
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    str::Utf8Error,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use ensign_daemon::watched_file::{Contents, FileSet};
+use ensign_pki::{
+    Bundle, BundleError, Certificate, CertificateError, Chain, ChainError, KeyError, KeyType, PrivateKey, SpiffeId,
+    SpiffeIdError, SvidError, TrustDomain, verify_issued,
+};
+use thiserror::Error;
+
+use super::issuer::{IssueError, Issuer, IssuerError, Leaf, Name, Purpose};
+use crate::trust::{
+    Roots,
+    path::{self, NoRoot},
+};
+
+/// The issuing CA.
+pub(crate) const CA_CERT: &str = "ca-cert.pem";
+/// Its key: PKCS#8, PKCS#1 or SEC1.
+pub(crate) const CA_KEY: &str = "ca-key.pem";
+/// What stands between it and a root; optional.
+pub(crate) const CERT_CHAIN: &str = "cert-chain.pem";
+/// The root, unless the signer names a file of its own.
+pub(crate) const ROOT_CERT: &str = "root-cert.pem";
+
+/// Where the files of one local CA are.
+#[derive(Clone, Debug)]
+pub(crate) struct Files {
+    dir: PathBuf,
+    roots: PathBuf,
+}
+
+/// A whole set, judged: who signs, and which roots go with it.
+#[derive(Debug)]
+pub(crate) struct Authority {
+    /// Signs.
+    pub(crate) issuer: Issuer,
+    /// What its replies carry.
+    pub(crate) roots: Arc<Roots>,
+}
+
+/// Why a set of files is no CA.
+#[derive(Debug, Error)]
+pub(crate) enum FolderError {
+    /// Not text.
+    #[error("{path} is not text; expected PEM")]
+    Text {
+        path: String,
+        #[source]
+        source: Utf8Error,
+    },
+    /// No certificates, or damaged ones.
+    #[error("{path} holds a damaged certificate")]
+    Certificates {
+        path: String,
+        #[source]
+        source: CertificateError,
+    },
+    /// No certificate at all.
+    #[error("{path} holds no certificate; expected the issuing CA's")]
+    NoCertificate { path: String },
+    /// The key cannot be read.
+    #[error("{path} holds no key that can sign")]
+    Key {
+        path: String,
+        #[source]
+        source: KeyError,
+    },
+    /// The roots are no bundle.
+    #[error("{path} is no bundle of roots")]
+    Roots {
+        path: String,
+        #[source]
+        source: BundleError,
+    },
+    /// Certificate and key are no CA.
+    #[error("{dir} holds no CA that can be used")]
+    Issuer {
+        dir: String,
+        #[source]
+        source: IssuerError,
+    },
+    /// The CA leads to no root.
+    #[error("the CA in {dir} and the roots in {roots} do not go together")]
+    Path {
+        dir: String,
+        roots: String,
+        #[source]
+        source: NoRoot,
+    },
+    /// A leaf signed for trial could not be made.
+    #[error("the CA in {dir} signs nothing")]
+    Trial {
+        dir: String,
+        #[source]
+        source: TrialError,
+    },
+    /// A leaf signed for trial does not verify.
+    #[error(
+        "what the CA in {dir} signs does not verify to the roots in {roots}; check its path length, name constraints and extended key usage"
+    )]
+    Unusable {
+        dir: String,
+        roots: String,
+        #[source]
+        source: SvidError,
+    },
+}
+
+/// Why no trial leaf came about.
+#[derive(Debug, Error)]
+pub(crate) enum TrialError {
+    /// No key for it.
+    #[error("no trial key could be made")]
+    Key(#[from] KeyError),
+    /// No leaf.
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+    /// No id for it.
+    #[error("no trial id could be made")]
+    Id(#[from] SpiffeIdError),
+    /// The chain is not read back.
+    #[error("the trial chain cannot be read back")]
+    Chain(#[from] ChainError),
+}
+
+// === impl Files ===
+
+impl Files {
+    /// The files in `dir`, with the roots in `roots` if the signer names such a file.
+    pub(crate) fn new(dir: &Path, roots: Option<&Path>) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            roots: roots.map_or_else(|| dir.join(ROOT_CERT), Path::to_owned),
+        }
+    }
+
+    /// What to watch.
+    pub(crate) fn watched(&self, label: &'static str) -> FileSet {
+        FileSet::file(label, self.dir.join(CA_CERT))
+            .and(self.dir.join(CA_KEY))
+            .and(&self.roots)
+            .and_optional(self.dir.join(CERT_CHAIN))
+    }
+
+    /// Judges the contents of [`Files::watched`]. Blocking: signs once, for trial.
+    pub(crate) fn judge(
+        &self,
+        contents: &Contents,
+        trust_domain: &TrustDomain,
+        now: SystemTime,
+    ) -> Result<Authority, FolderError> {
+        let (cert, key, chain) = (self.dir.join(CA_CERT), self.dir.join(CA_KEY), self.dir.join(CERT_CHAIN));
+        // Istio signs with the first certificate of the file; what follows it can only be its chain.
+        let mut others = certificates(&cert, text(&cert, contents, 0)?)?;
+        if others.is_empty() {
+            return Err(FolderError::NoCertificate { path: shown(&cert) });
+        }
+        let issuing = others.remove(0);
+        let private = PrivateKey::from_pem(text(&key, contents, 1)?).map_err(|source| FolderError::Key {
+            path: shown(&key),
+            source,
+        })?;
+        let roots = Roots::parse(text(&self.roots, contents, 2)?).map_err(|source| FolderError::Roots {
+            path: shown(&self.roots),
+            source,
+        })?;
+        if contents.optional(3).is_some() {
+            others.extend(certificates(&chain, text(&chain, contents, 3)?)?);
+        }
+        let path = path::to_root(&issuing, &others, roots.bundle()).map_err(|source| FolderError::Path {
+            dir: shown(&self.dir),
+            roots: shown(&self.roots),
+            source,
+        })?;
+        let issuer = Issuer::new(issuing.der(), private, path).map_err(|source| FolderError::Issuer {
+            dir: shown(&self.dir),
+            source,
+        })?;
+        self.try_out(&issuer, roots.bundle(), trust_domain, now)?;
+        warn_if_open(&key);
+        Ok(Authority {
+            issuer,
+            roots: Arc::new(roots),
+        })
+    }
+
+    /// Signs a leaf that nobody gets, and checks it as every reply is checked.
+    fn try_out(
+        &self,
+        issuer: &Issuer,
+        roots: &Bundle,
+        trust_domain: &TrustDomain,
+        now: SystemTime,
+    ) -> Result<(), FolderError> {
+        // A CA that is expired or not valid yet is in order otherwise: it loads, and says so at each request.
+        let last = issuer.not_after().checked_sub(Duration::from_secs(2)).unwrap_or(now);
+        let at = now.max(issuer.not_before()).min(last);
+        let trial = || -> Result<_, TrialError> {
+            let key = PrivateKey::generate(KeyType::P256)?;
+            let id = SpiffeId::new(trust_domain, "ensign", "trial")?;
+            let names = [Name::Uri(id.as_str())];
+            let spki = key.spki_der();
+            let leaf = Leaf {
+                spki_der: &spki,
+                rsa: false,
+                names: &names,
+                purpose: Purpose::Workload,
+                ttl: Duration::from_secs(60),
+                backdate: Duration::ZERO,
+            };
+            let leaf = issuer.issue(&leaf, at)?;
+            let chain: Vec<_> = std::iter::once(leaf)
+                .chain(issuer.intermediates().iter().cloned())
+                .collect();
+            Ok((Chain::from_ders(&chain)?, id, spki))
+        };
+        let (chain, id, spki) = trial().map_err(|source| FolderError::Trial {
+            dir: shown(&self.dir),
+            source,
+        })?;
+        verify_issued(&chain, roots, &id, &spki, at)
+            .map(drop)
+            .map_err(|source| FolderError::Unusable {
+                dir: shown(&self.dir),
+                roots: shown(&self.roots),
+                source,
+            })
+    }
+}
+
+fn certificates(path: &Path, pem: &str) -> Result<Vec<Certificate>, FolderError> {
+    Certificate::parse_all(pem).map_err(|source| FolderError::Certificates {
+        path: shown(path),
+        source,
+    })
+}
+
+fn text<'a>(path: &Path, contents: &'a Contents, index: usize) -> Result<&'a str, FolderError> {
+    contents.text(index).map_err(|source| FolderError::Text {
+        path: shown(path),
+        source,
+    })
+}
+
+/// A mounted Secret is 0644 unless its volume says otherwise, inside a container that only we run in: so a plugged-in
+/// key that others may read is worth a warning, not a refusal. (`selfmade` refuses what it made 0600 itself.)
+#[expect(
+    clippy::disallowed_methods,
+    reason = "runs on the blocking thread that read the files"
+)]
+fn warn_if_open(key: &Path) {
+    let Ok(metadata) = std::fs::metadata(key) else { return };
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        let mode = format!("{mode:04o}");
+        tracing::warn!(path = %key.display(), mode, "the CA key is open to group or others, make it 0600 (a Secret volume: defaultMode 0400)");
+    }
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}

@@ -1,0 +1,243 @@
+//! The contract between the RA and whatever signs for it.
+//!
+//! Owns [`Signer`], the [`Issuance`] that a signer is asked for, and the errors that tell the ways in which a signer
+//! can say no apart. A signer promises a chain (leaf first, intermediates after it, never a root) for the public key
+//! and the id of one canonical CSR. Roots come from [`crate::trust`]. Who may have what was decided before
+//! (`authn`, `authz`, `policy`), and what came back is checked after (`service`): a signer decides neither.
+
+pub mod local;
+mod set;
+
+use std::{
+    fmt::{self, Display},
+    str::FromStr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use ensign_pki::{Csr, SpiffeId, crypto};
+use futures::future::BoxFuture;
+use rustls_pki_types::CertificateDer;
+use thiserror::Error;
+use tokio::time::Instant;
+use tonic::Code;
+
+pub use self::set::{Host, OpenError, Running, Signers};
+
+/// Something that turns a checked request into a certificate.
+///
+/// The future may be dropped at any point: that cancels the request as far as the backend allows, and leaves nothing
+/// behind that a later request with the same [`IdempotencyKey`] could not find or replace.
+pub trait Signer: fmt::Debug + Send + Sync {
+    /// Signs one request: the leaf, then the intermediates in order, without roots.
+    fn sign(&self, issuance: Issuance) -> BoxFuture<'_, Result<IssuedChain, SignerError>>;
+
+    /// When the chain above its leaves ends, where the signer knows its CA; for metrics and warnings.
+    fn ca_not_after(&self) -> Option<SystemTime> {
+        None
+    }
+}
+
+/// The leaf, then the intermediates in the order in which they verify it. No root.
+pub type IssuedChain = Vec<CertificateDer<'static>>;
+
+/// One request to a signer. Every field was checked by the steps before.
+#[derive(Clone, Debug)]
+pub struct Issuance {
+    /// The canonical CSR: the only source of the public key.
+    pub csr: Arc<Csr>,
+    /// The identity that the leaf carries as its only SAN.
+    pub id: SpiffeId,
+    /// How long the leaf should live from now on; the policy has clamped it already.
+    pub ttl: Duration,
+    /// For whom this is. For the record of the backend, never a reason to sign.
+    pub originator: Originator,
+    /// The same for each retry of the same request, so that a retry finds its own object.
+    pub idempotency_key: IdempotencyKey,
+    /// When the caller stops waiting.
+    pub deadline: Instant,
+}
+
+/// The workload behind a request, as far as authentication could tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Originator {
+    /// Namespace of the workload.
+    pub namespace: String,
+    /// Service account of the workload.
+    pub service_account: String,
+    /// The pod, where the token is bound to one.
+    pub pod: Option<Pod>,
+    /// Name of the node, where the token says so.
+    pub node: Option<String>,
+    /// The cluster that the caller named (`clusterid`), once checked.
+    pub cluster: Option<String>,
+}
+
+/// A pod of an [`Originator`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Name of the pod.
+    pub name: String,
+    /// UID of the pod: tells it from a later pod of the same name.
+    pub uid: String,
+}
+
+/// Names one request over all of its retries: lower-case hex, fit for the name of a Kubernetes object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct IdempotencyKey(Arc<str>);
+
+/// A signer's name as workloads see it in `CertSigner`: a DNS label, such as `foo`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SignerName(Arc<str>);
+
+/// A text that is no signer name.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error(
+    "signer name {name:?} is not a DNS label: use 1 to {MAX_LABEL} of a-z, 0-9 and '-', with '-' neither first nor last"
+)]
+pub struct SignerNameError {
+    name: String,
+}
+
+/// Why a signer gave no certificate. The texts are for the log, never for the caller.
+#[derive(Debug, Error)]
+pub enum SignerError {
+    /// The backend, or a person behind it, refused this request. The same request will be refused again.
+    #[error("signer {signer} denied the request: {detail}")]
+    Denied {
+        /// Name of the signer.
+        signer: SignerName,
+        /// What the backend said.
+        detail: String,
+    },
+    /// The backend tried and failed for good.
+    #[error("signer {signer} failed the request: {detail}")]
+    Failed {
+        /// Name of the signer.
+        signer: SignerName,
+        /// What the backend said.
+        detail: String,
+    },
+    /// The request vanished at the backend before it was answered: somebody else deleted it. A new one may succeed.
+    #[error("the request to signer {signer} is gone: {detail}")]
+    Gone {
+        /// Name of the signer.
+        signer: SignerName,
+        /// What vanished.
+        detail: String,
+    },
+    /// No answer before the deadline. A retry resumes the request where the backend can.
+    #[error("signer {signer} gave no answer within the deadline: {detail}")]
+    TimedOut {
+        /// Name of the signer.
+        signer: SignerName,
+        /// What was waited for.
+        detail: String,
+    },
+    /// The backend cannot sign at all now: unreachable, not ready, its CA expired.
+    #[error("signer {signer} is unavailable: {detail}")]
+    Unavailable {
+        /// Name of the signer.
+        signer: SignerName,
+        /// What is missing and what to do.
+        detail: String,
+    },
+}
+
+// === impl SignerError ===
+
+impl SignerError {
+    /// A word for logs and metric labels, one per variant.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Denied { .. } => "denied",
+            Self::Failed { .. } => "failed",
+            Self::Gone { .. } => "gone",
+            Self::TimedOut { .. } => "timed_out",
+            Self::Unavailable { .. } => "unavailable",
+        }
+    }
+
+    /// What the caller is told: what a retry cannot mend is FAILED_PRECONDITION, the rest asks for a retry.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Denied { .. } | Self::Failed { .. } => Code::FailedPrecondition,
+            Self::Gone { .. } | Self::Unavailable { .. } => Code::Unavailable,
+            Self::TimedOut { .. } => Code::DeadlineExceeded,
+        }
+    }
+}
+
+// === impl IdempotencyKey ===
+
+impl IdempotencyKey {
+    /// Derived from what makes two requests the same: signer, identity, pod and the bytes of the CSR.
+    ///
+    /// Each part is preceded by its length, so that no two lists of parts run together to the same bytes.
+    pub fn derive(signer: &SignerName, id: &SpiffeId, originator: &Originator, csr_der: &[u8]) -> Self {
+        let id = id.to_string();
+        let pod = originator.pod.as_ref().map_or("", |pod| pod.uid.as_str());
+        let mut input = Vec::with_capacity(csr_der.len() + id.len() + pod.len() + 128);
+        for part in [signer.as_str().as_bytes(), id.as_bytes(), pod.as_bytes(), csr_der] {
+            input.extend_from_slice(&(part.len() as u64).to_be_bytes());
+            input.extend_from_slice(part);
+        }
+        let digest = crypto::sha256(&input);
+        Self(
+            digest
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect::<String>()
+                .into(),
+        )
+    }
+
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Display for IdempotencyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+// === impl SignerName ===
+
+impl SignerName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for SignerName {
+    type Err = SignerNameError;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let label = (1..=MAX_LABEL).contains(&name.len())
+            && name
+                .bytes()
+                .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+            && !name.starts_with('-')
+            && !name.ends_with('-');
+        if label {
+            Ok(Self(name.into()))
+        } else {
+            Err(SignerNameError {
+                name: name.chars().take(80).collect(),
+            })
+        }
+    }
+}
+
+impl Display for SignerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// RFC 1123, as Kubernetes reads it.
+const MAX_LABEL: usize = 63;

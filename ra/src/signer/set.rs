@@ -1,0 +1,177 @@
+//! The running signers of a policy.
+//!
+//! Owns the step from what the operator says ([`SignerSpec`]) to something that signs, and the tasks behind it.
+//! Promises that a reload keeps each signer whose spec did not change, with its state; that all mistakes are named at
+//! once, each with its signer; and that a signer's tasks end when nobody holds it any more.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use ensign_daemon::watched_file::WatchMetrics;
+use ensign_pki::SharedClock;
+use thiserror::Error;
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+
+use super::{
+    Signer, SignerName,
+    local::{LocalError, LocalSigner, Surroundings},
+};
+use crate::{
+    policy::{Backend, SignerSpec},
+    trust::{RootsSource, Trust},
+};
+
+/// What signers need of the process.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Tells the time.
+    pub clock: SharedClock,
+    /// Where the tasks of signers are counted; the drain waits for them.
+    pub tasks: TaskTracker,
+    /// Cancelled when the process stops.
+    pub stop: CancellationToken,
+    /// Counts files that could not be loaded.
+    pub files: WatchMetrics,
+}
+
+/// The signers of one policy, by name. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Signers(BTreeMap<SignerName, Arc<Running>>);
+
+/// One signer at work, and the roots that go with what it signs.
+pub struct Running {
+    spec: SignerSpec,
+    signer: Arc<dyn Signer>,
+    trust: Trust,
+    _tasks: DropGuard,
+}
+
+/// Why the signers of a policy do not all start; the ones in effect before stay.
+#[derive(Debug, Error)]
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+pub struct OpenError(Vec<Mistake>);
+
+/// One signer that does not start.
+#[derive(Debug, Error)]
+#[error(
+    "signer {signer} in {place} does not start: {}",
+    ensign_daemon::logging::chain(source)
+)]
+struct Mistake {
+    signer: SignerName,
+    place: String,
+    source: LocalError,
+}
+
+// === impl Signers ===
+
+impl Signers {
+    /// Starts what `specs` describe, taking over from `before` every signer whose spec is the same.
+    pub async fn open<'a>(
+        specs: impl IntoIterator<Item = &'a SignerSpec>,
+        before: &Self,
+        host: &Host,
+    ) -> Result<Self, OpenError> {
+        let mut running = BTreeMap::new();
+        let mut mistakes = Vec::new();
+        for spec in specs {
+            if let Some(same) = before.0.get(&spec.name).filter(|old| old.spec == *spec) {
+                running.insert(spec.name.clone(), Arc::clone(same));
+                continue;
+            }
+            match start(spec, host).await {
+                Ok(signer) => _ = running.insert(spec.name.clone(), Arc::new(signer)),
+                Err(mistake) => mistakes.push(mistake),
+            }
+        }
+        if mistakes.is_empty() {
+            Ok(Self(running))
+        } else {
+            Err(OpenError(mistakes))
+        }
+    }
+
+    /// The signer of that name.
+    pub fn get(&self, name: &SignerName) -> Option<&Arc<Running>> {
+        self.0.get(name)
+    }
+
+    /// All of them, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&SignerName, &Arc<Running>)> {
+        self.0.iter()
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    /// A signer that was built elsewhere, such as a scripted one of a test.
+    pub fn new(spec: SignerSpec, signer: Arc<dyn Signer>, trust: Trust) -> Self {
+        Self {
+            spec,
+            signer,
+            trust,
+            _tasks: CancellationToken::new().drop_guard(),
+        }
+    }
+
+    /// Signs.
+    pub fn signer(&self) -> &dyn Signer {
+        &*self.signer
+    }
+
+    /// The roots that go with it.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// What it was started from.
+    pub fn spec(&self) -> &SignerSpec {
+        &self.spec
+    }
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running")
+            .field("spec", &self.spec)
+            .finish_non_exhaustive()
+    }
+}
+
+async fn start(spec: &SignerSpec, host: &Host) -> Result<Running, Mistake> {
+    let stop = host.stop.child_token();
+    match &spec.backend {
+        Backend::Local(local) => {
+            let surroundings = Surroundings {
+                clock: Arc::clone(&host.clock),
+                metrics: host.files.clone(),
+            };
+            let opened = LocalSigner::open(
+                &spec.name,
+                local,
+                spec.roots.as_deref(),
+                &spec.trust_domain,
+                spec.backdate,
+                &surroundings,
+            );
+            let (signer, watched) = opened.await.map_err(|source| Mistake {
+                signer: spec.name.clone(),
+                place: local.dir.display().to_string(),
+                source,
+            })?;
+            // It ends only by its token, and has no error of its own: a bad file is a warning.
+            host.tasks.spawn(watched.run(stop.clone()));
+            let signer = Arc::new(signer);
+            let trust = Trust::new(Arc::clone(&signer) as Arc<dyn RootsSource>);
+            Ok(Running {
+                spec: spec.clone(),
+                signer,
+                trust,
+                _tasks: stop.drop_guard(),
+            })
+        }
+    }
+}
