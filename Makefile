@@ -6,9 +6,10 @@ SHELL := /bin/sh
 
 CARGO   ?= cargo
 LOCKED  := --locked
+TARGET  := $(or $(CARGO_TARGET_DIR),target)
 NEXTEST := .tools/cargo-nextest nextest run $(LOCKED)
 # The second crypto provider: its own target folder, so that the two builds do not evict each other.
-AWS     := --no-default-features --features aws-lc-rs --target-dir $(or $(CARGO_TARGET_DIR),target)/aws-lc-rs
+AWS     := --no-default-features --features aws-lc-rs --target-dir $(TARGET)/aws-lc-rs
 # What tests may do and product code may not (clippy.toml says why it may not).
 IN_TESTS := -A clippy::disallowed_methods -A clippy::disallowed_types -A clippy::unwrap_used -A clippy::expect_used \
 	-A clippy::panic -A clippy::print_stdout -A clippy::print_stderr
@@ -25,7 +26,7 @@ build: ## Build every program
 	$(CARGO) build $(LOCKED) --workspace --bins
 
 demo: setup build ## Watch real Envoys speak mTLS with our certificates: rotation under load, signers kept apart
-	@$(CARGO) run $(LOCKED) --quiet -p ensign-testbed --bin ensign-demo
+	@exec $(TARGET)/debug/ensign-demo
 
 test: setup build ## Run every test, on real Envoys where a user would have one
 	$(NEXTEST) --workspace

@@ -8,6 +8,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, ensure};
@@ -20,6 +21,7 @@ use crate::{
     process::{Program, Spec, own_binary},
     serial,
     tokens::TokenIssuer,
+    wait::{self, PATIENCE},
 };
 
 /// What a world holds at its start.
@@ -108,6 +110,16 @@ impl WorldSpec {
     pub fn agent_env(mut self, name: &str, value: &str) -> Self {
         self.agent.insert(name.to_owned(), value.to_owned());
         self
+    }
+
+    /// Certificates of an hour that are due about `after` their issue, drawn with almost no jitter.
+    #[must_use]
+    pub fn renewing_after(self, after: Duration) -> Self {
+        let ratio = 1.0 - after.as_secs_f64() / 3600.0;
+        self.agent_env("SECRET_TTL", "1h")
+            .agent_env("SECRET_GRACE_PERIOD_RATIO", &format!("{ratio:.6}"))
+            .agent_env("SECRET_GRACE_PERIOD_RATIO_JITTER", "0.0001")
+            .agent_env("ENSIGN_FETCH_FLOOR", "500ms")
     }
 
     /// Renewals as fast as the floor allows. The certificates themselves live for long enough that no stalled machine
@@ -214,6 +226,24 @@ impl World {
         Ok(())
     }
 
+    /// Starts the RA again after its end, on the port that the agent knows.
+    pub async fn restart_ra(&mut self) -> anyhow::Result<()> {
+        let file = self.folder.join("ra.addresses");
+        drop(std::fs::remove_file(&file));
+        let grpc = self.ra_address("grpc")?.to_string();
+        let args = &mut self.ra.spec_mut().args;
+        if let Some(value) = args
+            .iter()
+            .position(|arg| arg == "--grpc-addr")
+            .and_then(|flag| args.get_mut(flag + 1))
+        {
+            *value = grpc;
+        }
+        self.ra.restart()?;
+        self.ra_addresses = self.ra.addresses(&file).await?;
+        Ok(())
+    }
+
     /// What the world holds; change it, then write the file that it belongs to.
     pub fn spec_mut(&mut self) -> &mut WorldSpec {
         &mut self.spec
@@ -271,6 +301,21 @@ impl World {
             .filter(|event| event["message"] == "certificate issued" && event["workload"] == uid.as_str())
             .filter_map(|event| event["serial"].as_str().map(serial::normal))
             .collect()
+    }
+
+    /// Waits until the agent has got at least this many certificates for a workload.
+    pub async fn issued_at_least(&self, workload: &str, count: usize) -> anyhow::Result<Vec<String>> {
+        wait::until(
+            &format!("certificate {count} of {workload}"),
+            PATIENCE * 2,
+            async || {
+                let issued = self.issued(workload);
+                ensure!(issued.len() >= count, "{} so far", issued.len());
+                Ok(issued)
+            },
+        )
+        .await
+        .with_context(|| format!("the agent's last lines:\n{}", self.agent.log().tail()))
     }
 
     /// The agent's status as JSON.

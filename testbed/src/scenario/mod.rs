@@ -4,6 +4,8 @@
 //! one scenario: it takes the mesh, tells its [`Story`], and fails with an error at the first claim that does not hold.
 
 pub mod apart;
+pub mod outage;
+pub mod restart;
 pub mod rotation;
 
 use anyhow::ensure;
