@@ -7,5 +7,7 @@
 mod failures;
 #[path = "ring_envoy/mesh.rs"]
 mod mesh;
+#[path = "ring_envoy/policy.rs"]
+mod policy;
 #[path = "ring_envoy/start_order.rs"]
 mod start_order;

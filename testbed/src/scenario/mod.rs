@@ -5,6 +5,7 @@
 
 pub mod apart;
 pub mod outage;
+pub mod policy;
 pub mod restart;
 pub mod rotation;
 
