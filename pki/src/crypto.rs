@@ -286,3 +286,118 @@ pub(crate) fn bit_length(magnitude: &[u8]) -> usize {
         magnitude.len() * 8 - usize::try_from(first.leading_zeros()).unwrap_or_default()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+    use rcgen::{PublicKeyData as _, SigningKey as _};
+
+    use super::*;
+    use crate::{PrivateKey, der, der::Reader};
+
+    fn decode(text: &str) -> Vec<u8> {
+        URL_SAFE_NO_PAD.decode(text).unwrap()
+    }
+
+    /// RFC 7515, appendix A.3.
+    #[test]
+    fn es256_of_the_specification() {
+        let key = JwsKey::p256(
+            &decode("f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU"),
+            &decode("x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"),
+        )
+        .unwrap();
+        let message = b"eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ";
+        let mut signature =
+            decode("DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q");
+        assert_eq!(key.verify(JwsAlgorithm::Es256, message, &signature), Ok(()));
+        assert_eq!(
+            key.verify(JwsAlgorithm::Rs256, message, &signature),
+            Err(CryptoError::Algorithm)
+        );
+        assert_eq!(
+            key.verify(JwsAlgorithm::Es256, b"other", &signature),
+            Err(CryptoError::Signature)
+        );
+        signature[0] ^= 1;
+        assert_eq!(
+            key.verify(JwsAlgorithm::Es256, message, &signature),
+            Err(CryptoError::Signature)
+        );
+        assert_eq!(
+            key.verify(JwsAlgorithm::Es256, message, &[]),
+            Err(CryptoError::Signature)
+        );
+        assert_eq!(
+            key.verify(JwsAlgorithm::Es256, message, &[0; 64]),
+            Err(CryptoError::Signature)
+        );
+    }
+
+    /// ECDSA signatures of tokens are two numbers side by side; the ASN.1 form of certificates is another algorithm.
+    #[test]
+    fn es256_in_the_form_of_certificates_is_refused() {
+        let private = PrivateKey::generate(KeyType::P256).unwrap();
+        let point = private.der_bytes();
+        let key = JwsKey::p256(&point[1..33], &point[33..]).unwrap();
+        let signature = private.sign(b"message").unwrap();
+        assert_eq!(
+            key.verify(JwsAlgorithm::Es256, b"message", &signature),
+            Err(CryptoError::Signature)
+        );
+    }
+
+    #[test]
+    fn rs256() {
+        let private = PrivateKey::from_pem(include_str!("../testdata/rsa-2048.pkcs8.pem")).unwrap();
+        let mut numbers = Reader::whole(private.der_bytes(), der::SEQUENCE).unwrap();
+        let (n, e) = (numbers.unsigned().unwrap(), numbers.unsigned().unwrap());
+        let signature = private.sign(b"message").unwrap();
+        for n in [n.to_vec(), [&[0], n].concat()] {
+            let key = JwsKey::rsa(&n, e).unwrap();
+            assert_eq!(key.algorithm(), JwsAlgorithm::Rs256);
+            assert_eq!(key.verify(JwsAlgorithm::Rs256, b"message", &signature), Ok(()));
+            assert_eq!(
+                key.verify(JwsAlgorithm::Es256, b"message", &signature),
+                Err(CryptoError::Algorithm)
+            );
+            assert_eq!(
+                key.verify(JwsAlgorithm::Rs256, b"messagE", &signature),
+                Err(CryptoError::Signature)
+            );
+        }
+    }
+
+    #[test]
+    fn keys_of_issuers_have_bounds() {
+        assert_eq!(
+            JwsKey::rsa(&[0xff; 128], &[1, 0, 1]),
+            Err(CryptoError::Key),
+            "1024 bits"
+        );
+        assert_eq!(
+            JwsKey::rsa(&[0xff; 1025], &[1, 0, 1]),
+            Err(CryptoError::Key),
+            "8200 bits"
+        );
+        assert_eq!(JwsKey::rsa(&[0xff; 256], &[]), Err(CryptoError::Key));
+        assert_eq!(JwsKey::rsa(&[], &[1, 0, 1]), Err(CryptoError::Key));
+        assert!(JwsKey::rsa(&[0xff; 256], &[1, 0, 1]).is_ok());
+        assert_eq!(JwsKey::p256(&[1; 31], &[1; 32]), Err(CryptoError::Key));
+        assert_eq!(JwsKey::p256(&[1; 32], &[1; 33]), Err(CryptoError::Key));
+    }
+
+    #[test]
+    fn digests_and_random_bytes() {
+        assert_eq!(sha256(b"")[..4], [0xe3, 0xb0, 0xc4, 0x42]);
+        assert_ne!(random_bytes::<16>().unwrap(), random_bytes::<16>().unwrap());
+    }
+
+    #[test]
+    fn bits_are_counted_from_the_first_one() {
+        assert_eq!(bit_length(&[]), 0);
+        assert_eq!(bit_length(&[1]), 1);
+        assert_eq!(bit_length(&[0x80, 0]), 16);
+        assert_eq!(bit_length(&[0x7f, 0]), 15);
+    }
+}

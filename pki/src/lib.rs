@@ -23,6 +23,8 @@ mod pem;
 mod san;
 pub mod spiffe_id;
 pub mod svid;
+#[cfg(test)]
+mod test_ca;
 
 pub use bundle::{Bundle, BundleError};
 pub use certificate::{Certificate, CertificateError};

@@ -324,3 +324,6 @@ fn requested_id(mut attributes: Reader<'_>) -> Result<SpiffeId, CsrError> {
 fn at(part: &'static str) -> impl Fn(DerError) -> CsrError + Copy {
     move |fault| CsrError::Encoding { part, fault }
 }
+
+#[cfg(test)]
+mod tests;

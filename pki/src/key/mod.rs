@@ -401,3 +401,6 @@ fn armour_fault(error: &rustls_pki_types::pem::Error) -> String {
         _ => "unreadable".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -191,3 +191,6 @@ fn bound(unit: &'static str, seen: usize, limit: usize) -> Result<(), ChainError
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
