@@ -103,8 +103,7 @@ const BACKDATE: Duration = Duration::from_secs(120);
 const MAX_BACKDATE: Duration = Duration::from_secs(3600);
 
 pub(super) fn parse(text: &str) -> Result<Policy, PolicyError> {
-    let file: File =
-        serde_saphyr::from_str(text).map_err(|error| PolicyError::Form(one_line(&error)))?;
+    let file: File = serde_saphyr::from_str(text).map_err(|error| PolicyError::Form(one_line(&error)))?;
     let mut mistakes = Mistakes::default();
     let policy = build(&file, &mut mistakes);
     match policy {
@@ -128,15 +127,13 @@ fn build(file: &File, mistakes: &mut Mistakes) -> Option<Policy> {
     let common = ttl_values(&file.ttl, fallback, mistakes);
     let backdate = duration(file.backdate.as_ref(), "backdate", BACKDATE, mistakes);
     if backdate > MAX_BACKDATE {
-        mistakes
-            .0
-            .push(format!("backdate is above {MAX_BACKDATE:?}: clients would renew at once"));
+        mistakes.0.push(format!(
+            "backdate is above {MAX_BACKDATE:?}: clients would renew at once"
+        ));
     }
     let key_types = key_types(file.key_types.as_deref(), mistakes);
     // Without a trust domain no spec can be built; a stand-in lets the other mistakes be found in the same pass.
-    let stand_in = trust_domain
-        .clone()
-        .or_else(|| "cluster.local".parse().ok())?;
+    let stand_in = trust_domain.clone().or_else(|| "cluster.local".parse().ok())?;
     let mut seen = BTreeSet::new();
     let signers: Vec<SignerPolicy> = file
         .signers
@@ -170,7 +167,11 @@ fn signer(
     let values = ttl_values(&form.ttl, common, mistakes);
     // A cap of its own below the common default is a plain wish for shorter certificates, not a contradiction.
     let [default, min, max] = values;
-    let default = if form.ttl.default.is_none() { default.clamp(min.min(max), max) } else { default };
+    let default = if form.ttl.default.is_none() {
+        default.clamp(min.min(max), max)
+    } else {
+        default
+    };
     let ttl = match TtlBounds::new(default, min, max) {
         Ok(bounds) => Some(bounds),
         Err(why) => {
@@ -199,17 +200,28 @@ fn signer(
 }
 
 fn rule(form: &RuleForm, signers: &BTreeSet<String>, mistakes: &mut Mistakes) -> Option<Rule> {
-    let namespace = names(std::slice::from_ref(&form.namespace), is_dns_label, "namespace", mistakes);
+    let namespace = names(
+        std::slice::from_ref(&form.namespace),
+        is_dns_label,
+        "namespace",
+        mistakes,
+    );
     let accounts = names(&form.service_accounts, is_dns_subdomain, "serviceAccounts", mistakes);
     if form.signers.is_empty() {
-        mistakes.at(&form.namespace, "the rule allows no signer: expected at least one".to_owned());
+        mistakes.at(
+            &form.namespace,
+            "the rule allows no signer: expected at least one".to_owned(),
+        );
     }
     let mut allowed = Vec::new();
     for name in &form.signers {
         if signers.contains(&name.value) {
             allowed.extend(name.value.parse::<SignerName>().ok());
         } else {
-            mistakes.at(name, format!("the rule allows signer {:?}, which is not defined", name.value));
+            mistakes.at(
+                name,
+                format!("the rule allows signer {:?}, which is not defined", name.value),
+            );
         }
     }
     let mut default = None;
@@ -223,23 +235,28 @@ fn rule(form: &RuleForm, signers: &BTreeSet<String>, mistakes: &mut Mistakes) ->
             );
         }
     }
-    Some(Rule { namespaces: namespace?, accounts: accounts?, allowed, default })
+    Some(Rule {
+        namespaces: namespace?,
+        accounts: accounts?,
+        allowed,
+        default,
+    })
 }
 
-fn names(
-    forms: &[Spanned<String>],
-    valid: fn(&str) -> bool,
-    what: &str,
-    mistakes: &mut Mistakes,
-) -> Option<Names> {
+fn names(forms: &[Spanned<String>], valid: fn(&str) -> bool, what: &str, mistakes: &mut Mistakes) -> Option<Names> {
     if forms.iter().any(|form| form.value == "*") {
         if forms.len() > 1 {
-            mistakes.at(&forms[0], format!("{what} has \"*\" beside names: expected one or the other"));
+            mistakes.at(
+                &forms[0],
+                format!("{what} has \"*\" beside names: expected one or the other"),
+            );
         }
         return Some(Names::Any);
     }
     if forms.is_empty() {
-        mistakes.0.push(format!("{what} of a rule is empty: expected names or \"*\""));
+        mistakes
+            .0
+            .push(format!("{what} of a rule is empty: expected names or \"*\""));
         return None;
     }
     for form in forms.iter().filter(|form| !valid(&form.value)) {
@@ -262,9 +279,14 @@ fn key_types(forms: Option<&[Spanned<String>]>, mistakes: &mut Mistakes) -> Vec<
         ];
     };
     if forms.is_empty() {
-        mistakes.0.push("keyTypes is empty: expected at least one, or leave it out for all".to_owned());
+        mistakes
+            .0
+            .push("keyTypes is empty: expected at least one, or leave it out for all".to_owned());
     }
-    forms.iter().filter_map(|form| parsed(form, "keyTypes", mistakes)).collect()
+    forms
+        .iter()
+        .filter_map(|form| parsed(form, "keyTypes", mistakes))
+        .collect()
 }
 
 fn ttl_values(ttl: &Ttl, fallback: [Duration; 3], mistakes: &mut Mistakes) -> [Duration; 3] {
@@ -275,12 +297,7 @@ fn ttl_values(ttl: &Ttl, fallback: [Duration; 3], mistakes: &mut Mistakes) -> [D
     ]
 }
 
-fn duration(
-    form: Option<&Spanned<String>>,
-    what: &str,
-    fallback: Duration,
-    mistakes: &mut Mistakes,
-) -> Duration {
+fn duration(form: Option<&Spanned<String>>, what: &str, fallback: Duration, mistakes: &mut Mistakes) -> Duration {
     let Some(form) = form else { return fallback };
     match form.value.parse().and_then(GoDuration::not_negative) {
         Ok(duration) => duration,

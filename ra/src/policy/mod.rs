@@ -13,8 +13,8 @@ use ensign_pki::{KeyType, TrustDomain};
 use thiserror::Error;
 
 pub use file::{API_VERSION, PolicyError};
-pub(crate) use spec::{is_dns_label, is_dns_subdomain};
 pub use spec::{Backend, LocalSpec, SignerSpec};
+pub(crate) use spec::{is_dns_label, is_dns_subdomain};
 pub use ttl::{TtlBounds, TtlChange};
 
 use crate::signer::SignerName;
@@ -108,13 +108,13 @@ impl Policy {
         file::parse(text)
     }
 
-    fn new(
-        trust_domain: TrustDomain,
-        key_types: Vec<KeyType>,
-        signers: Vec<SignerPolicy>,
-        rules: Vec<Rule>,
-    ) -> Self {
-        Self { trust_domain, key_types, signers, rules }
+    fn new(trust_domain: TrustDomain, key_types: Vec<KeyType>, signers: Vec<SignerPolicy>, rules: Vec<Rule>) -> Self {
+        Self {
+            trust_domain,
+            key_types,
+            signers,
+            rules,
+        }
     }
 
     /// The trust domain of every identity that this authority certifies.
@@ -161,7 +161,11 @@ impl Policy {
             }
         };
         let (ttl, ttl_change) = self.ttl(signer).grant(wish.ttl_seconds);
-        Ok(Grant { signer: signer.clone(), ttl, ttl_change })
+        Ok(Grant {
+            signer: signer.clone(),
+            ttl,
+            ttl_change,
+        })
     }
 
     /// A rule only names signers that the file defines, so the shortest bounds of all are never needed; they are the

@@ -34,7 +34,13 @@ rules:
 "#;
 
 fn wish<'a>(namespace: &'a str, account: &'a str, signer: Option<&'a SignerName>) -> Wish<'a> {
-    Wish { namespace, service_account: account, signer, key_type: KeyType::P256, ttl_seconds: 1800 }
+    Wish {
+        namespace,
+        service_account: account,
+        signer,
+        key_type: KeyType::P256,
+        ttl_seconds: 1800,
+    }
 }
 
 #[test_case("foo", "httpbin", "", Ok("foo"); "the default of the rule")]
@@ -48,12 +54,7 @@ fn wish<'a>(namespace: &'a str, account: &'a str, signer: Option<&'a SignerName>
 #[test_case("bar", "gateway", "", Ok("bar"); "the wildcard namespace")]
 #[test_case("bar", "other", "", Err("no_rule"); "nobody's account")]
 #[test_case("elsewhere", "sleep", "foo", Err("no_rule"); "nobody's namespace")]
-fn who_may_use_which_signer(
-    namespace: &str,
-    account: &str,
-    signer: &str,
-    expected: Result<&str, &str>,
-) {
+fn who_may_use_which_signer(namespace: &str, account: &str, signer: &str, expected: Result<&str, &str>) {
     let policy = Policy::parse(FILE).unwrap();
     let signer: Option<SignerName> = (!signer.is_empty()).then(|| signer.parse().unwrap());
     let granted = policy.grant(wish(namespace, account, signer.as_ref()));
@@ -67,7 +68,10 @@ fn who_may_use_which_signer(
 #[test]
 fn a_key_type_outside_of_the_policy_is_refused() {
     let policy = Policy::parse(FILE).unwrap();
-    let wish = Wish { key_type: KeyType::P384, ..wish("foo", "httpbin", None) };
+    let wish = Wish {
+        key_type: KeyType::P384,
+        ..wish("foo", "httpbin", None)
+    };
     assert_eq!(policy.grant(wish).unwrap_err().reason(), "key_type_not_allowed");
 }
 
@@ -75,7 +79,10 @@ fn a_key_type_outside_of_the_policy_is_refused() {
 fn the_cap_of_a_signer_overrides_the_common_one_and_draws_the_default_down() {
     let policy = Policy::parse(FILE).unwrap();
     let hour = Duration::from_secs(3600);
-    let asked = |seconds| Wish { ttl_seconds: seconds, ..wish("foo", "httpbin", None) };
+    let asked = |seconds| Wish {
+        ttl_seconds: seconds,
+        ..wish("foo", "httpbin", None)
+    };
     let clamped = policy.grant(asked(86_400)).unwrap();
     assert_eq!((clamped.ttl, clamped.ttl_change), (hour, TtlChange::Clamped));
     let defaulted = policy.grant(asked(0)).unwrap();
@@ -98,7 +105,10 @@ fn specs_carry_what_the_file_says() {
 fn an_empty_rule_list_is_a_policy_that_refuses_all() {
     let start = FILE.find("rules:").unwrap();
     let policy = Policy::parse(&format!("{}rules: []\n", &FILE[..start])).unwrap();
-    assert_eq!(policy.grant(wish("foo", "httpbin", None)).unwrap_err().reason(), "no_rule");
+    assert_eq!(
+        policy.grant(wish("foo", "httpbin", None)).unwrap_err().reason(),
+        "no_rule"
+    );
 }
 
 #[test_case("apiVersion: ensign.mesh/v1", "apiVersion: ensign.mesh/v2", "line 2: apiVersion is \"ensign.mesh/v2\""; "another version")]
@@ -130,11 +140,10 @@ fn a_mistake_is_named_with_its_place(from: &str, to: &str, expected: &str) {
 
 #[test]
 fn all_mistakes_are_reported_at_once() {
-    let text = FILE.replacen("P-256, ", "P-521, ", 1).replacen("[sleep]", "[]", 1).replacen(
-        "- name: bar",
-        "- name: foo",
-        1,
-    );
+    let text = FILE
+        .replacen("P-256, ", "P-521, ", 1)
+        .replacen("[sleep]", "[]", 1)
+        .replacen("- name: bar", "- name: foo", 1);
     let PolicyError::Mistakes(mistakes) = Policy::parse(&text).unwrap_err() else {
         panic!("expected mistakes");
     };

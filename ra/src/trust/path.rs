@@ -19,6 +19,8 @@ pub(crate) struct Path {
     pub(crate) not_before: SystemTime,
     /// The earliest NotAfter.
     pub(crate) not_after: SystemTime,
+    /// Where it ends.
+    pub(crate) root: Certificate,
 }
 
 /// The issuing CA leads to no root.
@@ -88,6 +90,7 @@ impl Path {
                 .map(Certificate::not_after)
                 .min()
                 .unwrap_or(SystemTime::UNIX_EPOCH),
+            root: root.clone(),
         }
     }
 }

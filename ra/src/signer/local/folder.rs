@@ -18,6 +18,7 @@ use ensign_pki::{
     SpiffeIdError, SvidError, TrustDomain, verify_issued,
 };
 use thiserror::Error;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::issuer::{IssueError, Issuer, IssuerError, Leaf, Name, Purpose};
 use crate::trust::{
@@ -99,6 +100,11 @@ pub(crate) enum FolderError {
         #[source]
         source: NoRoot,
     },
+    /// The root forbids so many CAs below it.
+    #[error(
+        "the root of the CA in {dir} allows {allowed} CAs below it, but there are {seen}; Envoy would refuse every certificate"
+    )]
+    PathLength { dir: String, allowed: u32, seen: usize },
     /// A leaf signed for trial could not be made.
     #[error("the CA in {dir} signs nothing")]
     Trial {
@@ -184,6 +190,15 @@ impl Files {
             roots: shown(&self.roots),
             source,
         })?;
+        // Our own verifier takes a root as it is and does not look at its path length; Envoy's does.
+        if let Some(allowed) = path_length(&path.root).filter(|allowed| path.intermediates.len() > *allowed as usize) {
+            let seen = path.intermediates.len();
+            return Err(FolderError::PathLength {
+                dir: shown(&self.dir),
+                allowed,
+                seen,
+            });
+        }
         let issuer = Issuer::new(issuing.der(), private, path).map_err(|source| FolderError::Issuer {
             dir: shown(&self.dir),
             source,
@@ -245,6 +260,11 @@ fn certificates(path: &Path, pem: &str) -> Result<Vec<Certificate>, FolderError>
         path: shown(path),
         source,
     })
+}
+
+fn path_length(root: &Certificate) -> Option<u32> {
+    let (_, root) = X509Certificate::from_der(root.der()).ok()?;
+    root.basic_constraints().ok().flatten()?.value.path_len_constraint
 }
 
 fn text<'a>(path: &Path, contents: &'a Contents, index: usize) -> Result<&'a str, FolderError> {
