@@ -149,6 +149,14 @@ impl Subscription {
     }
 }
 
+#[cfg(test)]
+impl Subscription {
+    /// Whether [`Subscription::changed`] would return at once.
+    pub(super) fn changed_now(&self) -> bool {
+        self.receiver.has_changed().unwrap_or(true)
+    }
+}
+
 /// Counts as one consumer of an entry while it lives.
 struct Interest {
     shared: Arc<Shared>,

@@ -18,6 +18,8 @@ mod metrics;
 mod schedule;
 mod snapshot;
 mod state;
+#[cfg(test)]
+mod tests;
 mod version;
 mod worker;
 mod workload;

@@ -1,0 +1,131 @@
+//! After a restart: what an Envoy still holds costs nothing, what cannot be believed costs one request.
+
+use test_case::test_case;
+
+use super::fake::{Node, config, pass, workload};
+use crate::rotation::{Held, Phase};
+
+const HOUR: u64 = 3600;
+
+/// The versions of certificate and bundle that an Envoy got from a node that ran for an hour.
+async fn held(node: &Node) -> (String, String) {
+    let uid = node.add("web");
+    let mut stream = node.handle.subscribe(&uid, None, Held::Nothing).unwrap();
+    stream.changed().await.unwrap();
+    pass(HOUR).await;
+    let state = stream.state();
+    (state.certificate.unwrap().version.clone(), state.bundle.unwrap().version.clone())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_certificate_costs_nothing_until_its_renewal_is_due() {
+    let before = Node::start(config());
+    let (certificate, bundle) = held(&before).await;
+    let was = before.handle.snapshot()[0].clone();
+    let node = before.restart(config());
+    drop(before);
+    let uid = node.add("web");
+    let roots = node.handle.subscribe(&uid, None, Held::Bundle(bundle)).unwrap();
+    pass(20).await;
+    let mut stream = node.handle.subscribe(&uid, None, Held::Certificate(certificate.clone())).unwrap();
+    pass(6 * HOUR).await;
+    assert_eq!(node.sign.count(), 1, "only the one from before");
+    let entry = node.handle.snapshot()[0].clone();
+    assert_eq!((entry.phase, entry.adopted, &entry.serial), (Phase::Adopted, true, &was.serial));
+    let seconds = |time: Option<std::time::SystemTime>| {
+        time.unwrap().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap().as_secs()
+    };
+    assert_eq!(seconds(entry.renew_at), seconds(was.renew_at));
+    assert!(node.handle.outage_budget().is_some());
+    assert!(stream.state().certificate.is_none() && roots.state().bundle.is_none(), "held without an answer");
+    stream.changed().await.unwrap();
+    let renewed = stream.state();
+    assert_ne!(renewed.certificate.unwrap().version, certificate);
+    assert!(renewed.bundle.is_some());
+    assert_eq!(node.sign.count(), 2);
+    assert!(!node.handle.snapshot()[0].adopted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fresh_envoy_beside_an_adopted_one_costs_one_request() {
+    let before = Node::start(config());
+    let (certificate, bundle) = held(&before).await;
+    let node = before.restart(config());
+    let uid = node.add("web");
+    let holds = node.handle.subscribe(&uid, None, Held::Certificate(certificate)).unwrap();
+    let _holds = node.handle.subscribe(&uid, None, Held::Bundle(bundle)).unwrap();
+    pass(60).await;
+    let fresh: Vec<_> = (0..2).map(|_| node.handle.subscribe(&uid, None, Held::Nothing).unwrap()).collect();
+    pass(60).await;
+    assert_eq!(node.sign.count(), 2);
+    let version = fresh[0].state().certificate.unwrap().version.clone();
+    assert_eq!(holds.state().certificate.unwrap().version, version, "the result goes to all");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_bundle_whose_sibling_does_not_come_leads_to_one_issue() {
+    let before = Node::start(config());
+    let (_, bundle) = held(&before).await;
+    let node = before.restart(config());
+    let uid = node.add("web");
+    let _stream = node.handle.subscribe(&uid, None, Held::Bundle(bundle)).unwrap();
+    pass(40).await;
+    assert_eq!(node.sign.count(), 1);
+    pass(10).await;
+    assert_eq!(node.sign.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_warm_up_waits_for_a_reconnecting_envoy() {
+    let before = Node::start(config());
+    let mut fixed = workload("web");
+    fixed.fixed_signer = Some("foo".parse().unwrap());
+    before.handle.add(fixed.clone());
+    let mut stream = before.handle.subscribe(&fixed.uid, None, Held::Nothing).unwrap();
+    stream.changed().await.unwrap();
+    let version = stream.state().certificate.unwrap().version.clone();
+    let node = before.restart(config());
+    node.handle.add(fixed.clone());
+    pass(30).await;
+    let _stream = node.handle.subscribe(&fixed.uid, None, Held::Certificate(version)).unwrap();
+    pass(HOUR).await;
+    assert_eq!(node.sign.of("web").len(), 1, "no wave of requests after a restart");
+}
+
+#[test_case("" ; "empty")]
+#[test_case("7" ; "another agent's")]
+#[test_case("c1.1.2.3" ; "too few fields")]
+#[tokio::test(start_paused = true)]
+async fn nonsense_leads_to_one_issue(version: &str) {
+    one_issue(version.to_owned()).await;
+}
+
+async fn one_issue(version: String) {
+    let node = Node::start(config());
+    let uid = node.add("web");
+    let _stream = node.handle.subscribe(&uid, None, Held::Certificate(version)).unwrap();
+    pass(HOUR).await;
+    assert_eq!(node.sign.count(), 1);
+    assert!(!node.handle.snapshot()[0].adopted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_oversized_version_leads_to_one_issue() {
+    one_issue("c1.".repeat(100_000)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_of_another_workload_or_past_its_renewal_is_not_adopted() {
+    let before = Node::start(config());
+    let (version, _) = held(&before).await;
+    let node = before.restart(config());
+    let other = node.add("other");
+    let _stream = node.handle.subscribe(&other, None, Held::Certificate(version.clone())).unwrap();
+    pass(1).await;
+    assert_eq!(node.sign.of("other").len(), 1, "foreign");
+    pass(20 * HOUR).await;
+    let uid = node.add("web");
+    let stream = node.handle.subscribe(&uid, None, Held::Certificate(version)).unwrap();
+    pass(1).await;
+    assert!(stream.state().certificate.is_some(), "due: issued at once");
+}
