@@ -25,7 +25,9 @@ pub enum AddressError {
     #[error("CA address {0:?} is a URL, expected host:port without a scheme: TLS is always used")]
     Url(String),
     /// Istio's plaintext port.
-    #[error("CA address {0:?} uses port 15010, which is plaintext: the workload's token would be readable on the way; use the TLS port (istiod: 15012)")]
+    #[error(
+        "CA address {0:?} uses port 15010, which is plaintext: the workload's token would be readable on the way; use the TLS port (istiod: 15012)"
+    )]
     Plaintext(String),
 }
 
@@ -67,7 +69,10 @@ impl FromStr for CaAddress {
         if port == PLAINTEXT_PORT {
             return Err(AddressError::Plaintext(text.to_owned()));
         }
-        Ok(Self { host: host.to_owned(), port })
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+        })
     }
 }
 
@@ -110,6 +115,9 @@ mod tests {
     fn the_plaintext_port_is_refused_with_the_reason() {
         let error = "istiod.istio-system.svc:15010".parse::<CaAddress>().unwrap_err();
         assert!(error.to_string().contains("plaintext"));
-        assert!(matches!("https://ra:443".parse::<CaAddress>(), Err(AddressError::Url(_))));
+        assert!(matches!(
+            "https://ra:443".parse::<CaAddress>(),
+            Err(AddressError::Url(_))
+        ));
     }
 }

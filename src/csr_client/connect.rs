@@ -62,7 +62,15 @@ impl Connector {
     ) -> Self {
         // Agents that start together should not all begin with the same replica.
         let first = AtomicUsize::new(fastrand::usize(..1024));
-        Self { target: Arc::new(Target { address, server_name, roots, patience, first }) }
+        Self {
+            target: Arc::new(Target {
+                address,
+                server_name,
+                roots,
+                patience,
+                first,
+            }),
+        }
     }
 
     /// The next connection begins with another replica.
@@ -85,15 +93,29 @@ impl Target {
                 Err(_) => tried.push(format!("{address}: no handshake within {:?}", self.patience)),
             }
         }
-        Err(ConnectError::AllFailed { tried: tried.join("; ") })
+        Err(ConnectError::AllFailed {
+            tried: tried.join("; "),
+        })
     }
 
     async fn resolve(&self) -> Result<Vec<SocketAddr>, ConnectError> {
         let host = self.address.host();
-        let failed = |source| ConnectError::Resolve { host: host.to_owned(), source };
-        let late = |_| failed(io::Error::new(io::ErrorKind::TimedOut, "the name server did not answer in time"));
+        let failed = |source| ConnectError::Resolve {
+            host: host.to_owned(),
+            source,
+        };
+        let late = |_| {
+            failed(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the name server did not answer in time",
+            ))
+        };
         let lookup = tokio::net::lookup_host((host, self.address.port()));
-        let mut addresses: Vec<_> = timeout(self.patience, lookup).await.map_err(late)?.map_err(failed)?.collect();
+        let mut addresses: Vec<_> = timeout(self.patience, lookup)
+            .await
+            .map_err(late)?
+            .map_err(failed)?
+            .collect();
         // A name server may turn its list at each answer; the walk wants a fixed order.
         addresses.sort_unstable();
         addresses.dedup();

@@ -58,15 +58,24 @@ impl SignError {
     /// The error for a gRPC status. Its text is untrusted: cut to 256 characters, control characters replaced.
     pub fn from_status(status: &tonic::Status) -> Self {
         let printable = |c: char| if c.is_control() { ' ' } else { c };
-        Self::Status { code: status.code(), message: status.message().chars().take(256).map(printable).collect() }
+        Self::Status {
+            code: status.code(),
+            message: status.message().chars().take(256).map(printable).collect(),
+        }
     }
 
     /// When another try makes sense.
     pub fn retry(&self) -> Retry {
         match self {
             Self::Token(_) => Retry::Soon,
-            Self::Status { code: tonic::Code::Unauthenticated, .. } => Retry::Soon,
-            Self::Status { code: tonic::Code::InvalidArgument | tonic::Code::PermissionDenied, .. } => Retry::SlowCap,
+            Self::Status {
+                code: tonic::Code::Unauthenticated,
+                ..
+            } => Retry::Soon,
+            Self::Status {
+                code: tonic::Code::InvalidArgument | tonic::Code::PermissionDenied,
+                ..
+            } => Retry::SlowCap,
             Self::Status { .. } | Self::Connect { .. } | Self::Deadline { .. } | Self::Malformed(_) => Retry::Later,
         }
     }

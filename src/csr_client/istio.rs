@@ -70,7 +70,9 @@ pub enum IstioCaConfigError {
     #[error("{0:?} is no DNS name or IP address that a server certificate could bear: correct ISTIOD_SAN or CA_ADDR")]
     ServerName(String),
     /// Not a header.
-    #[error("CA_HEADER_{0} cannot be sent: a name needs lower-case letters, digits, '-' or '_', a value printable ASCII; `authorization`, `clusterid` and names that end in `-bin` are not free")]
+    #[error(
+        "CA_HEADER_{0} cannot be sent: a name needs lower-case letters, digits, '-' or '_', a value printable ASCII; `authorization`, `clusterid` and names that end in `-bin` are not free"
+    )]
     Header(String),
     /// Not a header value.
     #[error("the cluster id {0:?} cannot be sent: expected printable ASCII, correct ISTIO_META_CLUSTER_ID")]
@@ -97,17 +99,24 @@ struct Connection {
 
 impl fmt::Debug for IstioCa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("IstioCa").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("IstioCa")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
 impl IstioCa {
     /// A client with these settings; connects with the first request. Whoever owns `roots` replaces them there.
     pub fn new(config: IstioCaConfig, roots: watch::Receiver<Arc<CaRoots>>) -> Result<Self, IstioCaConfigError> {
-        let IstioCaConfig { address, server_name, cluster_id, headers, deadline } = config;
+        let IstioCaConfig {
+            address,
+            server_name,
+            cluster_id,
+            headers,
+            deadline,
+        } = config;
         let name = server_name.unwrap_or_else(|| address.host().to_owned());
-        let server_name =
-            ServerName::try_from(name.clone()).map_err(|_| IstioCaConfigError::ServerName(name))?;
+        let server_name = ServerName::try_from(name.clone()).map_err(|_| IstioCaConfigError::ServerName(name))?;
         let wrong = |_| IstioCaConfigError::ServerName(address.to_string());
         let endpoint = Endpoint::from_shared(format!("https://{address}"))
             .and_then(|endpoint| endpoint.user_agent(concat!("ensign-agent/", env!("CARGO_PKG_VERSION"))))
@@ -116,14 +125,25 @@ impl IstioCa {
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);
         let connector = Connector::new(address.clone(), server_name, roots.clone(), CONNECT_PATIENCE);
         let headers = all_headers(&cluster_id, &headers)?;
-        Ok(Self { address, headers, deadline, endpoint, connector, roots, connection: Mutex::new(None) })
+        Ok(Self {
+            address,
+            headers,
+            deadline,
+            endpoint,
+            connector,
+            roots,
+            connection: Mutex::new(None),
+        })
     }
 
     async fn sign_within_deadline(&self, request: SignRequest) -> Result<Vec<String>, SignError> {
         let mut used = None;
         let answer = match timeout(self.deadline, self.call(request, &mut used)).await {
             Ok(answer) => answer,
-            Err(_) => Err(SignError::Deadline { address: self.address.to_string(), deadline: self.deadline }),
+            Err(_) => Err(SignError::Deadline {
+                address: self.address.to_string(),
+                deadline: self.deadline,
+            }),
         };
         if let Err(error) = &answer
             && leaves_replica(error)
@@ -142,19 +162,33 @@ impl IstioCa {
         *used = Some(number);
         let mut client = IstioCertificateServiceClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES);
         tracing::debug!(request_id = %request.request_id, id = %request.id, "request sent");
-        let reply = client.create_certificate(message).await.map_err(|status| self.sort(&status))?;
+        let reply = client
+            .create_certificate(message)
+            .await
+            .map_err(|status| self.sort(&status))?;
         let elements = reply.into_inner().cert_chain;
         if elements.is_empty() || elements.len() > MAX_ELEMENTS {
             let seen = elements.len();
-            return Err(SignError::Malformed(format!("{seen} chain elements, expected 1 to {MAX_ELEMENTS}")));
+            return Err(SignError::Malformed(format!(
+                "{seen} chain elements, expected 1 to {MAX_ELEMENTS}"
+            )));
         }
         Ok(elements)
     }
 
-    fn message(&self, request: &SignRequest, token: &Token) -> Result<tonic::Request<IstioCertificateRequest>, SignError> {
+    fn message(
+        &self,
+        request: &SignRequest,
+        token: &Token,
+    ) -> Result<tonic::Request<IstioCertificateRequest>, SignError> {
         let signer = request.signer.as_ref().map(ToString::to_string).unwrap_or_default();
         // Present even when empty, as Istio's agent sends it.
-        let fields = [("CertSigner".to_owned(), Value { kind: Some(Kind::StringValue(signer)) })];
+        let fields = [(
+            "CertSigner".to_owned(),
+            Value {
+                kind: Some(Kind::StringValue(signer)),
+            },
+        )];
         let message = IstioCertificateRequest {
             csr: request.csr_pem.clone(),
             validity_duration: i64::try_from(request.ttl.as_secs()).unwrap_or(i64::MAX),
@@ -184,11 +218,22 @@ impl IstioCa {
         *connection = None;
         let failed = |error: tonic::transport::Error| {
             // Each of its addresses was tried already.
-            SignError::Connect { address: self.address.to_string(), reason: causes(&error) }
+            SignError::Connect {
+                address: self.address.to_string(),
+                reason: causes(&error),
+            }
         };
-        let channel = self.endpoint.connect_with_connector(self.connector.clone()).await.map_err(failed)?;
+        let channel = self
+            .endpoint
+            .connect_with_connector(self.connector.clone())
+            .await
+            .map_err(failed)?;
         tracing::debug!(address = %self.address, "connected to the certificate authority");
-        *connection = Some(Connection { channel: channel.clone(), roots, number });
+        *connection = Some(Connection {
+            channel: channel.clone(),
+            roots,
+            number,
+        });
         Ok((channel, number))
     }
 
@@ -208,7 +253,10 @@ impl IstioCa {
     /// A status with a source was made on this side of the wire.
     fn sort(&self, status: &tonic::Status) -> SignError {
         match status.source() {
-            Some(cause) => SignError::Connect { address: self.address.to_string(), reason: causes(cause) },
+            Some(cause) => SignError::Connect {
+                address: self.address.to_string(),
+                reason: causes(cause),
+            },
             None => SignError::from_status(status),
         }
     }
@@ -234,7 +282,10 @@ fn all_headers(cluster_id: &str, headers: &[(String, String)]) -> Result<Vec<Hea
     let mut all = Vec::new();
     if !cluster_id.is_empty() {
         let wrong = |_| IstioCaConfigError::ClusterId(cluster_id.to_owned());
-        all.push((MetadataKey::from_static("clusterid"), cluster_id.parse().map_err(wrong)?));
+        all.push((
+            MetadataKey::from_static("clusterid"),
+            cluster_id.parse().map_err(wrong)?,
+        ));
     }
     for (name, value) in headers {
         let wrong = || IstioCaConfigError::Header(name.clone());

@@ -74,7 +74,9 @@ pub struct SignerName(Arc<str>);
 
 /// Why a text is not a signer's name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("signer name {seen:?} is not a DNS label: 1 to 63 lower-case letters, digits or '-', which neither begins nor ends it")]
+#[error(
+    "signer name {seen:?} is not a DNS label: 1 to 63 lower-case letters, digits or '-', which neither begins nor ends it"
+)]
 pub struct SignerNameError {
     /// The beginning of what was seen.
     seen: String,
@@ -99,7 +101,9 @@ impl FromStr for SignerName {
         if fits {
             Ok(Self(text.into()))
         } else {
-            Err(SignerNameError { seen: text.chars().take(80).collect() })
+            Err(SignerNameError {
+                seen: text.chars().take(80).collect(),
+            })
         }
     }
 }

@@ -47,7 +47,10 @@ impl CaRoots {
         let mut store = RootCertStore::empty();
         for (index, certificate) in CertificateDer::pem_slice_iter(pem).enumerate() {
             let certificate = certificate.map_err(RootsError::Pem)?;
-            let wrong = |source| RootsError::NotAnAnchor { position: index + 1, source };
+            let wrong = |source| RootsError::NotAnAnchor {
+                position: index + 1,
+                source,
+            };
             store.add(certificate).map_err(wrong)?;
         }
         if store.is_empty() {
@@ -60,7 +63,10 @@ impl CaRoots {
             .with_root_certificates(store)
             .with_no_client_auth();
         tls.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Self { tls: Arc::new(tls), count })
+        Ok(Self {
+            tls: Arc::new(tls),
+            count,
+        })
     }
 
     /// TLS 1.2 or newer, HTTP/2, trusting these roots and nothing else.
@@ -82,8 +88,14 @@ mod tests {
     #[test]
     fn a_file_without_certificates_is_refused() {
         assert!(matches!(CaRoots::from_pem(b""), Err(RootsError::Empty)));
-        assert!(matches!(CaRoots::from_pem(b"-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n"), Err(RootsError::Pem(_))));
+        assert!(matches!(
+            CaRoots::from_pem(b"-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n"),
+            Err(RootsError::Pem(_))
+        ));
         let no_certificate = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-        assert!(matches!(CaRoots::from_pem(no_certificate), Err(RootsError::NotAnAnchor { position: 1, .. })));
+        assert!(matches!(
+            CaRoots::from_pem(no_certificate),
+            Err(RootsError::NotAnAnchor { position: 1, .. })
+        ));
     }
 }

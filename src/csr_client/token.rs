@@ -89,13 +89,21 @@ impl FileToken {
     }
 
     async fn read_file(&self) -> Result<Token, TokenError> {
-        let failed = |source| TokenError::Read { path: self.path.clone(), source };
+        let failed = |source| TokenError::Read {
+            path: self.path.clone(),
+            source,
+        };
         let file = tokio::fs::File::open(&self.path).await.map_err(failed)?;
         // Reserved in one piece: a growing buffer would leave copies of the token behind.
         let mut text = Zeroizing::new(String::with_capacity(8 * 1024));
-        file.take(MAX_TOKEN_BYTES + 1).read_to_string(&mut text).await.map_err(failed)?;
+        file.take(MAX_TOKEN_BYTES + 1)
+            .read_to_string(&mut text)
+            .await
+            .map_err(failed)?;
         if text.len() as u64 > MAX_TOKEN_BYTES {
-            return Err(TokenError::TooLong { path: self.path.clone() });
+            return Err(TokenError::TooLong {
+                path: self.path.clone(),
+            });
         }
         Token::new(&text)
     }

@@ -68,9 +68,10 @@ fn union<'b>(bundles: impl Iterator<Item = &'b Bundle>) -> Option<Bundle> {
 /// A pinned signer's reply may carry roots that the pin does not know yet; they are not used and not passed on.
 pub(super) fn anchors(chain: &Chain, pin: Option<&Bundle>) -> Result<Bundle, IssueError> {
     match (chain.roots(), pin) {
-        (Some(own), _) if own.len() > MAX_ROOTS => {
-            Err(IssueError::TooManyRoots { seen: own.len(), most: MAX_ROOTS })
-        }
+        (Some(own), _) if own.len() > MAX_ROOTS => Err(IssueError::TooManyRoots {
+            seen: own.len(),
+            most: MAX_ROOTS,
+        }),
         (Some(own), None) => Ok(own.clone()),
         (None, Some(pin)) => Ok(pin.clone()),
         (None, None) => Err(IssueError::NoRoots),

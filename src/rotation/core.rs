@@ -16,9 +16,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::bundles::{self, Bundles};
 use super::entry::{Entry, EntryKey, InFlight, Need, Now, Rank, Renewal, Stage};
-use super::issue::{Issued, IssueError, Job, Outcome};
+use super::issue::{IssueError, Issued, Job, Outcome};
 use super::snapshot::LastError;
-use super::{CertificateSecret, EntrySnapshot, EntryState, Held, RotationConfig, SubscribeError, Workload, WorkloadUid, backoff};
+use super::{
+    CertificateSecret, EntrySnapshot, EntryState, Held, RotationConfig, SubscribeError, Workload, WorkloadUid, backoff,
+};
 use crate::csr_client::{RequestId, SignerName};
 
 /// How long a request holds its slot. An authority that answers at all answers faster.
@@ -85,9 +87,8 @@ impl Core {
     pub(super) fn put(&mut self, workload: Workload, now: Now) {
         let uid = workload.uid.clone();
         if let Some(old) = self.workloads.get(&uid) {
-            let same = old.id == workload.id
-                && old.key_type == workload.key_type
-                && old.fixed_signer == workload.fixed_signer;
+            let same =
+                old.id == workload.id && old.key_type == workload.key_type && old.fixed_signer == workload.fixed_signer;
             if same {
                 for (_, entry) in self.entries.iter_mut().filter(|(key, _)| key.workload == uid) {
                     entry.token = Arc::clone(&workload.token);
@@ -101,7 +102,11 @@ impl Core {
             }
         }
         if let Some(signer) = self.warm_signer(&workload) {
-            let key = EntryKey { workload: uid.clone(), signer: Some(signer), key_type: workload.key_type };
+            let key = EntryKey {
+                workload: uid.clone(),
+                signer: Some(signer),
+                key_type: workload.key_type,
+            };
             self.ensure_entry(&key, &workload, now);
         }
         self.workloads.insert(uid, workload);
@@ -115,7 +120,10 @@ impl Core {
 
     /// The signer that is known before the workload asks.
     fn warm_signer(&self, workload: &Workload) -> Option<SignerName> {
-        workload.fixed_signer.clone().or_else(|| self.config.default_signer.clone())
+        workload
+            .fixed_signer
+            .clone()
+            .or_else(|| self.config.default_signer.clone())
     }
 
     fn ensure_entry(&mut self, key: &EntryKey, workload: &Workload, now: Now) -> &mut Entry {
@@ -132,7 +140,8 @@ impl Core {
     fn drop_entries(&mut self, gone: impl Fn(&EntryKey) -> bool) {
         self.entries.retain(|key, _| !gone(key));
         let entries = &self.entries;
-        self.bundles.retain(|signer| entries.keys().any(|key| key.signer.as_ref() == signer));
+        self.bundles
+            .retain(|signer| entries.keys().any(|key| key.signer.as_ref() == signer));
     }
 
     // === Subscriptions ===
@@ -144,13 +153,28 @@ impl Core {
         held: &Held,
         now: Now,
     ) -> Result<(EntryKey, u64, watch::Receiver<EntryState>), SubscribeError> {
-        let workload = self.workloads.get(uid).cloned().ok_or_else(|| SubscribeError::UnknownWorkload(uid.clone()))?;
-        let signer =
-            workload.fixed_signer.clone().or(wish).or_else(|| self.config.default_signer.clone());
-        let key = EntryKey { workload: uid.clone(), signer, key_type: workload.key_type };
+        let workload = self
+            .workloads
+            .get(uid)
+            .cloned()
+            .ok_or_else(|| SubscribeError::UnknownWorkload(uid.clone()))?;
+        let signer = workload
+            .fixed_signer
+            .clone()
+            .or(wish)
+            .or_else(|| self.config.default_signer.clone());
+        let key = EntryKey {
+            workload: uid.clone(),
+            signer,
+            key_type: workload.key_type,
+        };
         let most = self.config.max_signers;
         if !self.entries.contains_key(&key) && self.entries.keys().filter(|key| &key.workload == uid).count() >= most {
-            return Err(SubscribeError::TooManySigners { workload: uid.clone(), signer: key.signer, most });
+            return Err(SubscribeError::TooManySigners {
+                workload: uid.clone(),
+                signer: key.signer,
+                most,
+            });
         }
         let (ttl, window) = (self.config.ttl, self.config.adoption_window);
         let entry = self.ensure_entry(&key, &workload, now);
@@ -238,9 +262,16 @@ impl Core {
         let ticket = self.next;
         let entry = self.entries.get_mut(key)?;
         let cancel = CancellationToken::new();
-        entry.in_flight =
-            Some(InFlight { ticket, since: now.mono, retry: rank.failed, _cancel: cancel.clone().drop_guard() });
-        let resume = entry.attempt.take().filter(|attempt| now.mono < attempt.begun + RESUME_WINDOW);
+        entry.in_flight = Some(InFlight {
+            ticket,
+            since: now.mono,
+            retry: rank.failed,
+            _cancel: cancel.clone().drop_guard(),
+        });
+        let resume = entry
+            .attempt
+            .take()
+            .filter(|attempt| now.mono < attempt.begun + RESUME_WINDOW);
         let request_id = resume.as_ref().map_or(request_id, |attempt| attempt.request_id.clone());
         self.counters.requests += 1;
         self.counters.retries += u64::from(rank.failed);
@@ -260,7 +291,14 @@ impl Core {
 
     /// Takes a request's outcome. One for an entry that is gone is dropped, and its key with it.
     pub(super) fn finish(&mut self, outcome: Outcome, now: Now) {
-        let Outcome { ticket, entry: key, request_id, took, result, attempt } = outcome;
+        let Outcome {
+            ticket,
+            entry: key,
+            request_id,
+            took,
+            result,
+            attempt,
+        } = outcome;
         let Some(entry) = self.entries.get_mut(&key) else {
             return;
         };
@@ -282,7 +320,11 @@ impl Core {
     fn accept(&mut self, key: &EntryKey, issued: Issued, request_id: &RequestId, now: Now) {
         let Issued { svid, roots } = issued;
         let signer = key.signer.as_ref();
-        if self.bundles.pinned(signer).is_some_and(|pin| !bundles::overlap(&roots, pin)) {
+        if self
+            .bundles
+            .pinned(signer)
+            .is_some_and(|pin| !bundles::overlap(&roots, pin))
+        {
             // The pin changed while the request was on its way.
             return self.back_off(key, &IssueError::OutsidePin, request_id, now);
         }
@@ -314,8 +356,11 @@ impl Core {
         entry.failures = 0;
         entry.last_error = None;
         entry.attempt = None;
-        entry.stage =
-            Stage::Served { secret: Arc::new(secret), validity, renewal: Renewal::at(renew_at, now) };
+        entry.stage = Stage::Served {
+            secret: Arc::new(secret),
+            validity,
+            renewal: Renewal::at(renew_at, now),
+        };
         if first {
             self.counters.issued += 1;
         } else {
@@ -338,7 +383,11 @@ impl Core {
             request_id = %request_id, reason = error.reason(), error = %message,
             attempts = entry.failures, retry_in_seconds = wait.as_secs_f64(), "certificate not issued"
         );
-        entry.last_error = Some(LastError { reason: error.reason(), message, at: now.wall });
+        entry.last_error = Some(LastError {
+            reason: error.reason(),
+            message,
+            at: now.wall,
+        });
         *self.counters.failures.entry(error.reason()).or_default() += 1;
     }
 
@@ -351,8 +400,14 @@ impl Core {
     ) -> Option<Bundle> {
         let of_signer = |key: &EntryKey| key.signer.as_ref() == signer;
         let stays = |key: &EntryKey| of_signer(key) && fresh.is_none_or(|(fresh, _)| fresh != key);
-        let needed = self.entries.iter().filter(|(key, _)| stays(key)).filter_map(|(_, entry)| entry.roots(now));
-        self.bundles.refresh(signer, needed.chain(fresh.map(|(_, roots)| roots))).cloned()
+        let needed = self
+            .entries
+            .iter()
+            .filter(|(key, _)| stays(key))
+            .filter_map(|(_, entry)| entry.roots(now));
+        self.bundles
+            .refresh(signer, needed.chain(fresh.map(|(_, roots)| roots)))
+            .cloned()
     }
 
     /// Offers a signer's bundle to all of the signer's entries, each with its certificate in one state.
@@ -367,7 +422,11 @@ impl Core {
 
     /// An expired certificate is no longer offered; one that a corrected clock finds valid again is.
     fn offer_what_is_valid(&mut self, now: Now) {
-        for entry in self.entries.values().filter(|entry| matches!(entry.stage, Stage::Served { .. })) {
+        for entry in self
+            .entries
+            .values()
+            .filter(|entry| matches!(entry.stage, Stage::Served { .. }))
+        {
             entry.offer(now);
         }
     }
@@ -386,7 +445,11 @@ impl Core {
     // === Views ===
 
     pub(super) fn snapshot(&self, now: Now) -> Vec<EntrySnapshot> {
-        let mut all: Vec<_> = self.entries.iter().map(|(key, entry)| entry.snapshot(key, now)).collect();
+        let mut all: Vec<_> = self
+            .entries
+            .iter()
+            .map(|(key, entry)| entry.snapshot(key, now))
+            .collect();
         all.sort_unstable_by(|a, b| (&a.workload, &a.signer).cmp(&(&b.workload, &b.signer)));
         all
     }
@@ -397,8 +460,16 @@ impl Core {
 
     pub(super) fn counters(&self, now: Now) -> Counters {
         let in_flight = self.entries.values().filter(|entry| entry.in_flight.is_some()).count();
-        let queued = self.entries.values().filter(|entry| matches!(entry.need(now), Need::Request(_))).count();
-        Counters { in_flight, queued, ..self.counters.clone() }
+        let queued = self
+            .entries
+            .values()
+            .filter(|entry| matches!(entry.need(now), Need::Request(_)))
+            .count();
+        Counters {
+            in_flight,
+            queued,
+            ..self.counters.clone()
+        }
     }
 }
 

@@ -81,7 +81,10 @@ pub(super) struct Renewal {
 
 impl Renewal {
     pub(super) fn at(wall: SystemTime, now: Now) -> Self {
-        Self { wall, mono: now.mono + now.until(wall) }
+        Self {
+            wall,
+            mono: now.mono + now.until(wall),
+        }
     }
 
     /// Zero when due on either clock.
@@ -97,9 +100,17 @@ pub(super) enum Stage {
     /// claim of its sibling.
     Empty { fresh: bool, hold: Option<Instant> },
     /// An Envoy holds a certificate from before our start. `fresh`: another subscriber needs an answer.
-    Adopted { claim: Claim, renewal: Renewal, fresh: bool },
+    Adopted {
+        claim: Claim,
+        renewal: Renewal,
+        fresh: bool,
+    },
     /// We have a certificate.
-    Served { secret: Arc<CertificateSecret>, validity: Validity, renewal: Renewal },
+    Served {
+        secret: Arc<CertificateSecret>,
+        validity: Validity,
+        renewal: Renewal,
+    },
 }
 
 /// The one request in flight. Dropping it cancels the request.
@@ -137,13 +148,22 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(key: &EntryKey, workload: &Workload, generation: u64, warm_from: Option<Instant>, now: Now) -> Self {
+    pub(super) fn new(
+        key: &EntryKey,
+        workload: &Workload,
+        generation: u64,
+        warm_from: Option<Instant>,
+        now: Now,
+    ) -> Self {
         Self {
             id: workload.id.clone(),
             token: Arc::clone(&workload.token),
             versions: Versions::new(&key.workload, key.signer.as_ref(), key.key_type, &workload.id),
             generation,
-            stage: Stage::Empty { fresh: false, hold: None },
+            stage: Stage::Empty {
+                fresh: false,
+                hold: None,
+            },
             bundle: None,
             publish: watch::Sender::new(EntryState::default()),
             consumers: 0,
@@ -169,7 +189,11 @@ impl Entry {
         match &mut self.stage {
             Stage::Served { .. } => {}
             Stage::Adopted { fresh, .. } if needs_answer => *fresh = true,
-            Stage::Adopted { claim: adopted, renewal, .. } => {
+            Stage::Adopted {
+                claim: adopted,
+                renewal,
+                ..
+            } => {
                 // Two Envoys may hold two certificates: what falls due first counts.
                 if let Some(claim) = claim.filter(|claim| claim.renew_at < adopted.renew_at) {
                     *renewal = Renewal::at(claim.renew_at, now);
@@ -186,7 +210,11 @@ impl Entry {
             Stage::Empty { fresh: false, hold } => match claim {
                 Some(claim) => {
                     let renewal = Renewal::at(claim.renew_at, now);
-                    self.stage = Stage::Adopted { claim, renewal, fresh: false };
+                    self.stage = Stage::Adopted {
+                        claim,
+                        renewal,
+                        fresh: false,
+                    };
                 }
                 None => {
                     hold.get_or_insert(now.mono + window);
@@ -203,10 +231,16 @@ impl Entry {
         let Some((class, order, wait)) = self.want(now) else {
             return Need::Nothing;
         };
-        let quiet = self.quiet_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now.mono));
+        let quiet = self
+            .quiet_until
+            .map_or(Duration::ZERO, |until| until.saturating_duration_since(now.mono));
         let wait = wait.max(quiet);
         if wait.is_zero() {
-            Need::Request(Rank { class, failed: self.failures > 0, order })
+            Need::Request(Rank {
+                class,
+                failed: self.failures > 0,
+                order,
+            })
         } else {
             Need::Later(wait)
         }
@@ -240,8 +274,15 @@ impl Entry {
         if left.is_zero() && self.consumers > 0 {
             return Some((Class::WaitingEnvoy, Duration::ZERO, Duration::ZERO));
         }
-        let life = validity.not_after.duration_since(validity.not_before).unwrap_or_default();
-        let wait = if left.is_zero() { Duration::ZERO } else { renewal.wait(now) };
+        let life = validity
+            .not_after
+            .duration_since(validity.not_before)
+            .unwrap_or_default();
+        let wait = if left.is_zero() {
+            Duration::ZERO
+        } else {
+            renewal.wait(now)
+        };
         if left < life.mul_f64(NEAR_EXPIRY) {
             return Some((Class::NearExpiry, left, wait));
         }
@@ -275,7 +316,11 @@ impl Entry {
         let version = self.versions.of_bundle(bundle);
         match &self.bundle {
             Some(secret) if secret.version == version => Arc::clone(secret),
-            Some(_) | None => Arc::new(BundleSecret { version, bundle: bundle.clone(), encoded: OnceLock::new() }),
+            Some(_) | None => Arc::new(BundleSecret {
+                version,
+                bundle: bundle.clone(),
+                encoded: OnceLock::new(),
+            }),
         }
     }
 
@@ -303,7 +348,9 @@ impl Entry {
             Stage::Empty { .. } if self.in_flight.is_some() => Phase::Issuing,
             Stage::Adopted { .. } | Stage::Served { .. } if self.in_flight.is_some() && !expired => Phase::Renewing,
             Stage::Adopted { .. } | Stage::Served { .. } if expired => Phase::Expired,
-            Stage::Empty { .. } | Stage::Adopted { .. } | Stage::Served { .. } if self.failures > 0 => Phase::BackingOff,
+            Stage::Empty { .. } | Stage::Adopted { .. } | Stage::Served { .. } if self.failures > 0 => {
+                Phase::BackingOff
+            }
             Stage::Empty { .. } => Phase::Waiting,
             Stage::Adopted { .. } => Phase::Adopted,
             Stage::Served { .. } => Phase::Active,
@@ -327,7 +374,10 @@ impl Entry {
             not_before: validity.map(|validity| validity.not_before),
             not_after: validity.map(|validity| validity.not_after),
             renew_at,
-            retry_in: self.quiet_until.filter(|_| self.failures > 0).map(|at| at.saturating_duration_since(now.mono)),
+            retry_in: self
+                .quiet_until
+                .filter(|_| self.failures > 0)
+                .map(|at| at.saturating_duration_since(now.mono)),
             last_error: self.last_error.clone(),
             attempts: self.failures,
             consumers: self.consumers,

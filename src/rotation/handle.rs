@@ -26,7 +26,11 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(core: Core, clock: SharedClock) -> Self {
-        Self { core: Mutex::new(core), clock, wake: Notify::new() }
+        Self {
+            core: Mutex::new(core),
+            clock,
+            wake: Notify::new(),
+        }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
@@ -34,7 +38,10 @@ impl Shared {
     }
 
     pub(super) fn now(&self) -> Now {
-        Now { wall: self.clock.now(), mono: Instant::now() }
+        Now {
+            wall: self.clock.now(),
+            mono: Instant::now(),
+        }
     }
 }
 
@@ -57,7 +64,9 @@ pub enum SubscribeError {
     #[error("workload {0} is unknown: it was removed, or its source never reported it")]
     UnknownWorkload(WorkloadUid),
     /// It has entries for as many signers as it may have.
-    #[error("workload {workload} asks for signer {signer:?}, but already uses {most} signers, the most that one workload may: let go of one and try again in a minute")]
+    #[error(
+        "workload {workload} asks for signer {signer:?}, but already uses {most} signers, the most that one workload may: let go of one and try again in a minute"
+    )]
     TooManySigners {
         /// The workload.
         workload: WorkloadUid,
@@ -93,8 +102,15 @@ impl Handle {
         held: Held,
     ) -> Result<Subscription, SubscribeError> {
         let (key, generation, receiver) = self.act(|core, now| core.subscribe(workload, wish, &held, now))?;
-        let interest = Interest { shared: Arc::clone(&self.shared), key, generation };
-        Ok(Subscription { receiver, _interest: interest })
+        let interest = Interest {
+            shared: Arc::clone(&self.shared),
+            key,
+            generation,
+        };
+        Ok(Subscription {
+            receiver,
+            _interest: interest,
+        })
     }
 
     /// Pins a signer's bundle (none: of the authority's default signer), or replaces the pin.

@@ -7,7 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ensign_pki::{Bundle, Chain, ChainError, Clock, CsrError, KeyError, KeyType, PrivateKey, SpiffeId, Svid, SvidError, csr};
+use ensign_pki::{
+    Bundle, Chain, ChainError, Clock, CsrError, KeyError, KeyType, PrivateKey, SpiffeId, Svid, SvidError, csr,
+};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -138,14 +140,28 @@ impl Issuer {
             Ok(attempt) => self.send(&job, attempt).await,
             Err(error) => (Err(error), None),
         };
-        let request_id = attempt.as_ref().map_or(job.request_id, |attempt| attempt.request_id.clone());
-        Outcome { ticket: job.ticket, entry: job.entry, request_id, took: sent.elapsed(), result, attempt }
+        let request_id = attempt
+            .as_ref()
+            .map_or(job.request_id, |attempt| attempt.request_id.clone());
+        Outcome {
+            ticket: job.ticket,
+            entry: job.entry,
+            request_id,
+            took: sent.elapsed(),
+            result,
+            attempt,
+        }
     }
 
     async fn prepare(&self, job: &Job) -> Result<Attempt, IssueError> {
         let key = self.make_key(job.entry.key_type).await?;
         let csr_pem = csr::build(&key, &job.id).map_err(IssueError::Csr)?.to_pem();
-        Ok(Attempt { key, csr_pem, request_id: job.request_id.clone(), begun: Instant::now() })
+        Ok(Attempt {
+            key,
+            csr_pem,
+            request_id: job.request_id.clone(),
+            begun: Instant::now(),
+        })
     }
 
     async fn make_key(&self, key_type: KeyType) -> Result<PrivateKey, IssueError> {
@@ -172,7 +188,10 @@ impl Issuer {
         };
         let answer = match tokio::time::timeout(job.deadline, self.sign.sign(request)).await {
             Ok(answer) => answer,
-            Err(_) => Err(SignError::Deadline { address: "of its choice".to_owned(), deadline: job.deadline }),
+            Err(_) => Err(SignError::Deadline {
+                address: "of its choice".to_owned(),
+                deadline: job.deadline,
+            }),
         };
         match answer {
             Ok(elements) => (self.check(job, attempt.key, &elements), None),

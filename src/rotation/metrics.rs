@@ -63,7 +63,12 @@ impl Collector for RotationCollector {
         encode_ours(&mut encoder, &counters, &entries)?;
         if let Some(budget) = self.handle.outage_budget() {
             let help = "Seconds until the first certificate of this node expires if nothing can be renewed";
-            gauge(&mut encoder, "ensign_agent_outage_budget_seconds", help, budget.as_secs_f64())?;
+            gauge(
+                &mut encoder,
+                "ensign_agent_outage_budget_seconds",
+                help,
+                budget.as_secs_f64(),
+            )?;
         }
         Ok(())
     }
@@ -88,12 +93,31 @@ impl RotationCollector {
 
 fn encode_istio_counters(encoder: &mut DescriptorEncoder<'_>, counters: &Counters) -> fmt::Result {
     let failed = counters.failures.values().sum::<u64>();
-    #[expect(clippy::cast_precision_loss, reason = "metrics are floating point numbers; 2^53 requests are far away")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "metrics are floating point numbers; 2^53 requests are far away"
+    )]
     let rows = [
-        ("istio_agent_num_outgoing_requests", "Requests for a certificate", counters.requests as f64),
-        ("istio_agent_num_failed_outgoing_requests", "Requests that brought no certificate", failed as f64),
-        ("istio_agent_num_outgoing_retries", "Requests that followed a failed one", counters.retries as f64),
-        ("istio_agent_outgoing_latency", "Milliseconds spent waiting for answers", counters.latency.as_secs_f64() * 1e3),
+        (
+            "istio_agent_num_outgoing_requests",
+            "Requests for a certificate",
+            counters.requests as f64,
+        ),
+        (
+            "istio_agent_num_failed_outgoing_requests",
+            "Requests that brought no certificate",
+            failed as f64,
+        ),
+        (
+            "istio_agent_num_outgoing_retries",
+            "Requests that followed a failed one",
+            counters.retries as f64,
+        ),
+        (
+            "istio_agent_outgoing_latency",
+            "Milliseconds spent waiting for answers",
+            counters.latency.as_secs_f64() * 1e3,
+        ),
     ];
     for (name, help, value) in rows {
         // A counter by meaning; as such it would get the suffix `_total`, which Istio's has not.
@@ -105,9 +129,21 @@ fn encode_istio_counters(encoder: &mut DescriptorEncoder<'_>, counters: &Counter
 
 fn encode_ours(encoder: &mut DescriptorEncoder<'_>, counters: &Counters, entries: &[EntrySnapshot]) -> fmt::Result {
     for (name, help, value) in [
-        ("ensign_agent_certificates_issued", "First certificates of an entry", counters.issued),
-        ("ensign_agent_rotations", "Certificates that replaced another", counters.rotated),
-        ("ensign_agent_adoptions", "Certificates taken over from before the agent's start", counters.adopted),
+        (
+            "ensign_agent_certificates_issued",
+            "First certificates of an entry",
+            counters.issued,
+        ),
+        (
+            "ensign_agent_rotations",
+            "Certificates that replaced another",
+            counters.rotated,
+        ),
+        (
+            "ensign_agent_adoptions",
+            "Certificates taken over from before the agent's start",
+            counters.adopted,
+        ),
     ] {
         let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         ConstCounter::new(value).encode(metric)?;
@@ -117,8 +153,18 @@ fn encode_ours(encoder: &mut DescriptorEncoder<'_>, counters: &Counters, entries
     for (reason, count) in &counters.failures {
         ConstCounter::new(*count).encode(failures.encode_family(&[("reason", *reason)])?)?;
     }
-    gauge(encoder, "ensign_agent_requests_in_flight", "Requests without an answer yet", as_number(counters.in_flight))?;
-    gauge(encoder, "ensign_agent_requests_queued", "Requests that are due and wait for a slot", as_number(counters.queued))?;
+    gauge(
+        encoder,
+        "ensign_agent_requests_in_flight",
+        "Requests without an answer yet",
+        as_number(counters.in_flight),
+    )?;
+    gauge(
+        encoder,
+        "ensign_agent_requests_queued",
+        "Requests that are due and wait for a slot",
+        as_number(counters.queued),
+    )?;
     let help = "Entries by phase";
     let mut phases = encoder.encode_descriptor("ensign_agent_entries", help, None, MetricType::Gauge)?;
     for phase in Phase::ALL {
@@ -126,7 +172,12 @@ fn encode_ours(encoder: &mut DescriptorEncoder<'_>, counters: &Counters, entries
         ConstGauge::new(as_number(count)).encode(phases.encode_family(&[("phase", phase.as_str())])?)?;
     }
     let adopted = entries.iter().filter(|entry| entry.adopted).count();
-    gauge(encoder, "ensign_agent_adopted", "Entries whose certificate is from before the agent's start", as_number(adopted))
+    gauge(
+        encoder,
+        "ensign_agent_adopted",
+        "Entries whose certificate is from before the agent's start",
+        as_number(adopted),
+    )
 }
 
 fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> fmt::Result {
@@ -134,7 +185,10 @@ fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64
     ConstGauge::new(value).encode(metric)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "metrics are floating point numbers; counts of entries are small")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "metrics are floating point numbers; counts of entries are small"
+)]
 fn as_number(count: usize) -> f64 {
     count as f64
 }

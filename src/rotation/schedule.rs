@@ -25,13 +25,18 @@ pub enum ScheduleError {
     #[error("the grace period ratio is {0}, expected a number above 0 and at most 1")]
     Ratio(f64),
     /// The jitter is out of range.
-    #[error("the grace period jitter is {0}, expected a number above 0 and below 1: without any, certificates that were issued together renew together for ever")]
+    #[error(
+        "the grace period jitter is {0}, expected a number above 0 and below 1: without any, certificates that were issued together renew together for ever"
+    )]
     Jitter(f64),
 }
 
 impl Default for Schedule {
     fn default() -> Self {
-        Self { ratio: 0.5, jitter: 0.1 }
+        Self {
+            ratio: 0.5,
+            jitter: 0.1,
+        }
     }
 }
 

@@ -86,7 +86,11 @@ impl Versions {
             && not_before <= renew_at
             && renew_at < not_after
             && now < renew_at;
-        let validity = Validity { not_before, not_after, serial: serial.to_owned() };
+        let validity = Validity {
+            not_before,
+            not_after,
+            serial: serial.to_owned(),
+        };
         believable.then_some(Claim { validity, renew_at })
     }
 
@@ -108,7 +112,10 @@ fn fields<'v, const N: usize>(version: &'v str, kind: &str) -> Option<[&'v str; 
 }
 
 fn is_lower_hex(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
 /// Parts are length-prefixed: no two lists of parts share a digest.
@@ -126,7 +133,8 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 /// Twelve digits reach the year 33658, and keep all arithmetic far from overflow.

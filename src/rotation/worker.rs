@@ -38,8 +38,14 @@ pub(super) fn start_with(
     random: fastrand::Rng,
 ) -> (Handle, Worker) {
     let core = Core::new(config, random, Instant::now());
-    let handle = Handle { shared: Arc::new(Shared::new(core, Arc::clone(&clock))) };
-    let issuer = Issuer { sign, clock, rsa: Mutex::new(()) };
+    let handle = Handle {
+        shared: Arc::new(Shared::new(core, Arc::clone(&clock))),
+    };
+    let issuer = Issuer {
+        sign,
+        clock,
+        rsa: Mutex::new(()),
+    };
     (handle.clone(), Worker { handle, issuer })
 }
 

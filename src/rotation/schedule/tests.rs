@@ -11,7 +11,11 @@ fn at(seconds: u64) -> SystemTime {
 }
 
 fn validity(not_before: u64, not_after: u64) -> Validity {
-    Validity { not_before: at(not_before), not_after: at(not_after), serial: "01".into() }
+    Validity {
+        not_before: at(not_before),
+        not_after: at(not_after),
+        serial: "01".into(),
+    }
 }
 
 // `draw` 0.5 is the middle of the band: no jitter.
@@ -41,14 +45,23 @@ fn the_span_begins_at_not_before_for_a_certificate_of_the_future() {
 
 #[test]
 fn an_expired_certificate_is_due_at_once() {
-    assert_eq!(Schedule::default().renew_at(&validity(0, 100), at(500), Duration::ZERO, 0.5), at(500));
+    assert_eq!(
+        Schedule::default().renew_at(&validity(0, 100), at(500), Duration::ZERO, 0.5),
+        at(500)
+    );
 }
 
 #[test]
 fn jitter_uses_the_whole_band() {
     let schedule = Schedule::default();
     let day = validity(0, 24 * HOUR);
-    let renew = |draw| schedule.renew_at(&day, at(0), Duration::ZERO, draw).duration_since(at(0)).unwrap().as_secs();
+    let renew = |draw| {
+        schedule
+            .renew_at(&day, at(0), Duration::ZERO, draw)
+            .duration_since(at(0))
+            .unwrap()
+            .as_secs()
+    };
     let tenth = 24 * HOUR / 10;
     assert_eq!(renew(0.0), 12 * HOUR + tenth);
     assert_eq!(renew(0.999_999_999), 12 * HOUR - tenth);

@@ -14,7 +14,10 @@ async fn held(node: &Node) -> (String, String) {
     stream.changed().await.unwrap();
     pass(HOUR).await;
     let state = stream.state();
-    (state.certificate.unwrap().version.clone(), state.bundle.unwrap().version.clone())
+    (
+        state.certificate.unwrap().version.clone(),
+        state.bundle.unwrap().version.clone(),
+    )
 }
 
 #[tokio::test(start_paused = true)]
@@ -27,17 +30,29 @@ async fn a_held_certificate_costs_nothing_until_its_renewal_is_due() {
     let uid = node.add("web");
     let roots = node.handle.subscribe(&uid, None, Held::Bundle(bundle)).unwrap();
     pass(20).await;
-    let mut stream = node.handle.subscribe(&uid, None, Held::Certificate(certificate.clone())).unwrap();
+    let mut stream = node
+        .handle
+        .subscribe(&uid, None, Held::Certificate(certificate.clone()))
+        .unwrap();
     pass(6 * HOUR).await;
     assert_eq!(node.sign.count(), 1, "only the one from before");
     let entry = node.handle.snapshot()[0].clone();
-    assert_eq!((entry.phase, entry.adopted, &entry.serial), (Phase::Adopted, true, &was.serial));
+    assert_eq!(
+        (entry.phase, entry.adopted, &entry.serial),
+        (Phase::Adopted, true, &was.serial)
+    );
     let seconds = |time: Option<std::time::SystemTime>| {
-        time.unwrap().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap().as_secs()
+        time.unwrap()
+            .duration_since(std::time::SystemTime::UNIX_EPOCH)
+            .unwrap()
+            .as_secs()
     };
     assert_eq!(seconds(entry.renew_at), seconds(was.renew_at));
     assert!(node.handle.outage_budget().is_some());
-    assert!(stream.state().certificate.is_none() && roots.state().bundle.is_none(), "held without an answer");
+    assert!(
+        stream.state().certificate.is_none() && roots.state().bundle.is_none(),
+        "held without an answer"
+    );
     stream.changed().await.unwrap();
     let renewed = stream.state();
     assert_ne!(renewed.certificate.unwrap().version, certificate);
@@ -52,14 +67,23 @@ async fn a_fresh_envoy_beside_an_adopted_one_costs_one_request() {
     let (certificate, bundle) = held(&before).await;
     let node = before.restart(config());
     let uid = node.add("web");
-    let holds = node.handle.subscribe(&uid, None, Held::Certificate(certificate)).unwrap();
+    let holds = node
+        .handle
+        .subscribe(&uid, None, Held::Certificate(certificate))
+        .unwrap();
     let _holds = node.handle.subscribe(&uid, None, Held::Bundle(bundle)).unwrap();
     pass(60).await;
-    let fresh: Vec<_> = (0..2).map(|_| node.handle.subscribe(&uid, None, Held::Nothing).unwrap()).collect();
+    let fresh: Vec<_> = (0..2)
+        .map(|_| node.handle.subscribe(&uid, None, Held::Nothing).unwrap())
+        .collect();
     pass(60).await;
     assert_eq!(node.sign.count(), 2);
     let version = fresh[0].state().certificate.unwrap().version.clone();
-    assert_eq!(holds.state().certificate.unwrap().version, version, "the result goes to all");
+    assert_eq!(
+        holds.state().certificate.unwrap().version,
+        version,
+        "the result goes to all"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -87,7 +111,10 @@ async fn a_warm_up_waits_for_a_reconnecting_envoy() {
     let node = before.restart(config());
     node.handle.add(fixed.clone());
     pass(30).await;
-    let _stream = node.handle.subscribe(&fixed.uid, None, Held::Certificate(version)).unwrap();
+    let _stream = node
+        .handle
+        .subscribe(&fixed.uid, None, Held::Certificate(version))
+        .unwrap();
     pass(HOUR).await;
     assert_eq!(node.sign.of("web").len(), 1, "no wave of requests after a restart");
 }
@@ -120,7 +147,10 @@ async fn a_version_of_another_workload_or_past_its_renewal_is_not_adopted() {
     let (version, _) = held(&before).await;
     let node = before.restart(config());
     let other = node.add("other");
-    let _stream = node.handle.subscribe(&other, None, Held::Certificate(version.clone())).unwrap();
+    let _stream = node
+        .handle
+        .subscribe(&other, None, Held::Certificate(version.clone()))
+        .unwrap();
     pass(1).await;
     assert_eq!(node.sign.of("other").len(), 1, "foreign");
     pass(20 * HOUR).await;

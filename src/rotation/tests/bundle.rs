@@ -61,19 +61,29 @@ async fn a_new_root_reaches_all_entries_at_once_and_a_lagging_reply_takes_none_a
     let third = node.handle.subscribe(&node.add("third"), None, Held::Nothing).unwrap();
     pass(60).await;
     assert_eq!((roots_of(&first), roots_of(&third)), (2, 2));
-    assert_eq!(first.state().certificate.unwrap().version, certificate, "the bundle alone changed");
+    assert_eq!(
+        first.state().certificate.unwrap().version,
+        certificate,
+        "the bundle alone changed"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn signers_do_not_share_bundles() {
     let node = Node::start(config());
     let uid = node.add("web");
-    let foo = node.handle.subscribe(&uid, Some("foo".parse().unwrap()), Held::Nothing).unwrap();
+    let foo = node
+        .handle
+        .subscribe(&uid, Some("foo".parse().unwrap()), Held::Nothing)
+        .unwrap();
     pass(60).await;
     let other = Arc::new(FakeCa::new());
     let roots = vec![other.root_pem.clone()];
     *node.sign.ca.lock() = (other, roots);
-    let bar = node.handle.subscribe(&uid, Some("bar".parse().unwrap()), Held::Nothing).unwrap();
+    let bar = node
+        .handle
+        .subscribe(&uid, Some("bar".parse().unwrap()), Held::Nothing)
+        .unwrap();
     pass(60).await;
     assert_eq!((roots_of(&foo), roots_of(&bar)), (1, 1));
     assert_ne!(foo.state().bundle.unwrap().bundle, bar.state().bundle.unwrap().bundle);
@@ -97,7 +107,10 @@ async fn a_pin_is_what_is_offered_and_what_replies_are_checked_against() {
     pass(60).await;
     assert!(other.state().certificate.is_none());
     let snapshot = node.handle.snapshot();
-    let entry = snapshot.iter().find(|entry| entry.workload.as_str() == "test/other").unwrap();
+    let entry = snapshot
+        .iter()
+        .find(|entry| entry.workload.as_str() == "test/other")
+        .unwrap();
     assert_eq!(entry.last_error.as_ref().unwrap().reason, "outside_pin");
 }
 
@@ -105,7 +118,8 @@ async fn a_pin_is_what_is_offered_and_what_replies_are_checked_against() {
 async fn with_a_pin_the_reply_needs_no_root_and_a_new_pin_renews_what_lies_outside() {
     let node = Node::start(config());
     node.sign.otherwise(Do::NoRoot);
-    node.handle.pin(None, Bundle::parse_pem(&node.sign.ca.lock().1[0]).unwrap());
+    node.handle
+        .pin(None, Bundle::parse_pem(&node.sign.ca.lock().1[0]).unwrap());
     let stream = node.handle.subscribe(&node.add("web"), None, Held::Nothing).unwrap();
     pass(60).await;
     let first = stream.state().certificate.unwrap().version.clone();

@@ -31,7 +31,12 @@ async fn a_certificate_outlives_failed_renewals_until_it_expires_and_comes_back_
     assert_eq!(node.handle.outage_budget(), Some(Duration::ZERO));
     node.sign.otherwise(Do::Issue);
     pass(120).await;
-    assert!(stream.state().certificate.is_some_and(|certificate| certificate.version != first));
+    assert!(
+        stream
+            .state()
+            .certificate
+            .is_some_and(|certificate| certificate.version != first)
+    );
     assert!(node.handle.snapshot()[0].last_error.is_none());
 }
 
@@ -48,8 +53,14 @@ async fn retries_tighten_near_the_end() {
         let within: Vec<_> = times.iter().filter(|at| (from..to).contains(*at)).collect();
         within.windows(2).map(|pair| pair[1] - pair[0]).collect::<Vec<_>>()
     };
-    assert!(gaps(15 * HOUR, 22 * HOUR).iter().all(|gap| (239..=361).contains(gap)), "slow at first");
-    assert!(gaps(24 * HOUR - 300, 24 * HOUR - 20).iter().all(|gap| *gap < 60), "tight at the end");
+    assert!(
+        gaps(15 * HOUR, 22 * HOUR).iter().all(|gap| (239..=361).contains(gap)),
+        "slow at first"
+    );
+    assert!(
+        gaps(24 * HOUR - 300, 24 * HOUR - 20).iter().all(|gap| *gap < 60),
+        "tight at the end"
+    );
 }
 
 #[test_case(Code::Unavailable, true)]
@@ -91,11 +102,21 @@ async fn a_request_that_hangs_meets_its_deadline_and_begins_anew_after_the_resum
 
 #[tokio::test(start_paused = true)]
 async fn workloads_that_hang_or_fail_delay_no_other() {
-    let node = Node::start(RotationConfig { max_in_flight: 8, ..config() });
+    let node = Node::start(RotationConfig {
+        max_in_flight: 8,
+        ..config()
+    });
     let mut streams = Vec::new();
     for number in 0..64 {
         let account = format!("hung-{number}");
-        node.sign.script(&account, if number % 2 == 0 { Do::Hang } else { Do::Refuse(Code::Unavailable) });
+        node.sign.script(
+            &account,
+            if number % 2 == 0 {
+                Do::Hang
+            } else {
+                Do::Refuse(Code::Unavailable)
+            },
+        );
         streams.push(node.handle.subscribe(&node.add(&account), None, Held::Nothing).unwrap());
     }
     pass(120).await;
@@ -137,7 +158,11 @@ async fn a_wrong_answer_is_rejected_with_its_reason_and_never_offered(what: Do, 
     pass(16 * HOUR).await;
     let entry = &node.handle.snapshot()[0];
     let error = entry.last_error.as_ref().unwrap();
-    let seen = if error.reason == "incomplete_chain" { "foreign_root" } else { error.reason };
+    let seen = if error.reason == "incomplete_chain" {
+        "foreign_root"
+    } else {
+        error.reason
+    };
     assert_eq!(seen, reason, "{}", error.message);
     assert_eq!(stream.state().certificate.unwrap().version, first);
     assert!(!stream.changed_now());

@@ -56,15 +56,17 @@ impl FakeCa {
         params.not_before = date(0);
         params.not_after = date(EPOCH + 400 * 24 * 3600);
         let root_pem = params.self_signed(&key).unwrap().pem();
-        Self { issuer: Issuer::new(params, key), root_pem }
+        Self {
+            issuer: Issuer::new(params, key),
+            root_pem,
+        }
     }
 
     pub(crate) fn leaf(&self, spki_der: &[u8], id: &str, validity: (u64, u64), ca: bool) -> String {
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.not_before = date(validity.0);
         params.not_after = date(validity.1);
         if ca {
@@ -152,7 +154,12 @@ impl FakeSign {
         }
         let csr = Csr::parse_pem(&request.csr_pem).unwrap();
         assert_eq!(csr.spiffe_id(), &request.id);
-        let now = self.clock.now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let now = self
+            .clock
+            .now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap()
+            .as_secs();
         let (ca, roots) = self.ca.lock().clone();
         let life = self.life.lock().as_secs();
         let span = (now - 120, now + life);
@@ -178,7 +185,12 @@ impl FakeSign {
     }
 
     pub(crate) fn of(&self, account: &str) -> Vec<Seen> {
-        self.seen.lock().iter().filter(|seen| seen.account == account).cloned().collect()
+        self.seen
+            .lock()
+            .iter()
+            .filter(|seen| seen.account == account)
+            .cloned()
+            .collect()
     }
 
     pub(crate) fn script(&self, account: &str, what: Do) {
@@ -214,12 +226,18 @@ pub(crate) struct Node {
 }
 
 pub(crate) fn config() -> RotationConfig {
-    RotationConfig { adoption_window: Duration::from_secs(45), ..RotationConfig::default() }
+    RotationConfig {
+        adoption_window: Duration::from_secs(45),
+        ..RotationConfig::default()
+    }
 }
 
 impl Node {
     pub(crate) fn start(config: RotationConfig) -> Self {
-        let clock = Arc::new(TestClock { origin: Instant::now(), stepped: AtomicI64::new(0) });
+        let clock = Arc::new(TestClock {
+            origin: Instant::now(),
+            stepped: AtomicI64::new(0),
+        });
         let ca = Arc::new(FakeCa::new());
         let roots = vec![ca.root_pem.clone()];
         let sign = Arc::new(FakeSign {
@@ -240,7 +258,12 @@ impl Node {
         let (handle, worker) = start_with(config, signer, shared, fastrand::Rng::with_seed(7));
         let mut tasks = JoinSet::new();
         tasks.spawn(worker.run(CancellationToken::new()));
-        Self { handle, sign, clock, _tasks: tasks }
+        Self {
+            handle,
+            sign,
+            clock,
+            _tasks: tasks,
+        }
     }
 
     /// The agent's successor: same authority, same time, no memory.

@@ -24,7 +24,10 @@ async fn a_day_of_two_hundred_and_fifty_workloads() {
         pass(600).await;
         let now = node.now();
         for stream in &streams {
-            assert!(stream.state().certificate.unwrap().not_after > now + Duration::from_secs(HOUR), "always fresh");
+            assert!(
+                stream.state().certificate.unwrap().not_after > now + Duration::from_secs(HOUR),
+                "always fresh"
+            );
         }
     }
     assert!(node.sign.in_flight.lock().1 <= 16, "the bound holds");
@@ -39,35 +42,62 @@ async fn a_day_of_two_hundred_and_fifty_workloads() {
             *per_slice.entry(request.at.as_secs() / 300).or_default() += 1;
         }
     }
-    assert!((2_500..=3_200).contains(&seen.len()), "{} requests in a day", seen.len());
+    assert!(
+        (2_500..=3_200).contains(&seen.len()),
+        "{} requests in a day",
+        seen.len()
+    );
     // Issued together, but never again renewed together: evenly spread it would be 10 in 5 minutes.
-    let busiest = per_slice.iter().filter(|(slice, _)| **slice > 12 * 12).map(|(_, count)| *count).max();
-    assert!(busiest.unwrap() <= 40, "{busiest:?} in the busiest 5 minutes of the second half");
+    let busiest = per_slice
+        .iter()
+        .filter(|(slice, _)| **slice > 12 * 12)
+        .map(|(_, count)| *count)
+        .max();
+    assert!(
+        busiest.unwrap() <= 40,
+        "{busiest:?} in the busiest 5 minutes of the second half"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn with_a_ratio_near_one_only_the_floor_stands_between_renewals() {
     let schedule = Schedule::new(0.999, 0.0001).unwrap();
-    let node = Node::start(RotationConfig { schedule, fetch_floor: Duration::from_millis(500), ..config() });
+    let node = Node::start(RotationConfig {
+        schedule,
+        fetch_floor: Duration::from_millis(500),
+        ..config()
+    });
     *node.sign.life.lock() = Duration::from_secs(600);
     let uid = node.add("web");
     let _stream = node.handle.subscribe(&uid, None, Held::Nothing).unwrap();
     pass(120).await;
     let times: Vec<_> = node.sign.of("web").iter().map(|seen| seen.at).collect();
     assert!((100..=240).contains(&times.len()), "{} rotations", times.len());
-    assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= Duration::from_millis(500)), "the floor holds");
+    assert!(
+        times
+            .windows(2)
+            .all(|pair| pair[1] - pair[0] >= Duration::from_millis(500)),
+        "the floor holds"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn near_expiry_goes_before_routine() {
-    let node = Node::start(RotationConfig { max_in_flight: 1, ..config() });
+    let node = Node::start(RotationConfig {
+        max_in_flight: 1,
+        ..config()
+    });
     let mut streams = Vec::new();
     // All are due while the authority is away; "late" has the least left.
     for number in 0..10 {
         if number == 7 {
             *node.sign.life.lock() = Duration::from_secs(14 * HOUR);
         }
-        let account = if number == 7 { "late".to_owned() } else { format!("web-{number}") };
+        let account = if number == 7 {
+            "late".to_owned()
+        } else {
+            format!("web-{number}")
+        };
         let uid = node.add(&account);
         streams.push(node.handle.subscribe(&uid, None, Held::Nothing).unwrap());
         pass(1).await;
@@ -125,7 +155,10 @@ async fn a_clock_that_ran_ahead_and_is_corrected_brings_the_certificate_back() {
 
 #[tokio::test(start_paused = true)]
 async fn the_certificate_is_renewed_before_it_ends_even_if_shorter_than_the_floor() {
-    let node = Node::start(RotationConfig { fetch_floor: Duration::from_secs(3600), ..config() });
+    let node = Node::start(RotationConfig {
+        fetch_floor: Duration::from_secs(3600),
+        ..config()
+    });
     *node.sign.life.lock() = Duration::from_secs(600);
     let uid = node.add("web");
     let mut stream = node.handle.subscribe(&uid, None, Held::Nothing).unwrap();

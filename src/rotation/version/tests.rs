@@ -17,7 +17,11 @@ fn versions(uid: &str, signer: Option<&str>) -> Versions {
 }
 
 fn version(not_before: i64, renew_at: i64, not_after: i64) -> String {
-    let validity = Validity { not_before: at(not_before), not_after: at(not_after), serial: "0a1b".into() };
+    let validity = Validity {
+        not_before: at(not_before),
+        not_after: at(not_after),
+        serial: "0a1b".into(),
+    };
     versions("u", None).of_certificate(&validity, at(renew_at))
 }
 
@@ -27,16 +31,28 @@ fn believed(version: &str) -> bool {
 
 #[test]
 fn what_was_written_is_believed() {
-    let claim = versions("u", None).claim(&version(-100, 500, 1000), TTL, at(0)).unwrap();
+    let claim = versions("u", None)
+        .claim(&version(-100, 500, 1000), TTL, at(0))
+        .unwrap();
     assert_eq!(claim.renew_at, at(500));
-    assert_eq!(claim.validity, Validity { not_before: at(-100), not_after: at(1000), serial: "0a1b".into() });
+    assert_eq!(
+        claim.validity,
+        Validity {
+            not_before: at(-100),
+            not_after: at(1000),
+            serial: "0a1b".into()
+        }
+    );
 }
 
 #[test]
 fn times_that_do_not_fit_are_not_believed() {
     assert!(!believed(&version(-2000, -1500, -1000)), "expired");
     assert!(!believed(&version(-2000, -1, 1000)), "renewal is due");
-    assert!(!believed(&version(-100, 500, 10 * 24 * 3600)), "longer than we would ask for");
+    assert!(
+        !believed(&version(-100, 500, 10 * 24 * 3600)),
+        "longer than we would ask for"
+    );
     assert!(!believed(&version(3600, 4000, 8000)), "from the future");
     assert!(!believed(&version(-100, 2000, 1000)), "renewal after the end");
 }
