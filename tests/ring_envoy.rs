@@ -9,5 +9,7 @@ mod failures;
 mod mesh;
 #[path = "ring_envoy/policy.rs"]
 mod policy;
+#[path = "ring_envoy/roots.rs"]
+mod roots;
 #[path = "ring_envoy/start_order.rs"]
 mod start_order;

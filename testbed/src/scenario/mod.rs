@@ -7,6 +7,7 @@ pub mod apart;
 pub mod outage;
 pub mod policy;
 pub mod restart;
+pub mod roots;
 pub mod rotation;
 
 use anyhow::ensure;

@@ -1,0 +1,170 @@
+//! What a world means in files and flags: policy, workloads, tokens, and how both programs are started.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Value, json};
+
+use super::{Workload, WorldSpec};
+use crate::{
+    folder::{Folder, write_atomically},
+    process::{Spec, own_binary},
+    tokens::TokenIssuer,
+};
+
+/// How the RA is started.
+pub(super) fn ra(folder: &Folder, spec: &WorldSpec, issuer: &str) -> anyhow::Result<Spec> {
+    let path = |name: &str| folder.join(name).display().to_string();
+    let flags = [
+        ("--policy-file", path("policy.yaml")),
+        ("--jwks-file", path("jwks.json")),
+        ("--token-issuer", issuer.to_owned()),
+        ("--serving-ca-dir", path("serving-ca")),
+        ("--serving-root-file", path("ra-root.pem")),
+        ("--grpc-addr", "127.0.0.1:0".to_owned()),
+        ("--readyz-addr", "127.0.0.1:0".to_owned()),
+        ("--metrics-addr", "127.0.0.1:0".to_owned()),
+        ("--addresses-file", path("ra.addresses")),
+        ("--log-format", "json".to_owned()),
+    ];
+    let args = flags
+        .into_iter()
+        .flat_map(|(flag, value)| [flag.to_owned(), value])
+        .chain(spec.ra.iter().cloned());
+    Ok(Spec {
+        name: "ra".to_owned(),
+        binary: own_binary("ensign-ra")?,
+        args: args.collect(),
+        env: BTreeMap::new(),
+    })
+}
+
+/// How the agent of a node is started.
+pub(super) fn agent(folder: &Folder, spec: &WorldSpec, node: usize, ra: SocketAddr) -> anyhow::Result<Spec> {
+    let path = |name: &str| folder.join(name).display().to_string();
+    let flags = [
+        ("--source", "fixed".to_owned()),
+        ("--workloads-file", path(&workloads_file(node))),
+        ("--admin-addr", "127.0.0.1:0".to_owned()),
+        ("--status-addr", "127.0.0.1:0".to_owned()),
+        ("--addresses-file", path(&agent_addresses(node))),
+        ("--log-format", "json".to_owned()),
+    ];
+    let mut env = BTreeMap::from([
+        ("CA_ADDR".to_owned(), ra.to_string()),
+        ("CA_ROOT_CA".to_owned(), path("ra-root.pem")),
+        ("ISTIOD_SAN".to_owned(), "localhost".to_owned()),
+    ]);
+    env.extend(spec.agent.clone());
+    Ok(Spec {
+        name: agent_name(node),
+        binary: own_binary("ensign-agent")?,
+        args: flags
+            .into_iter()
+            .flat_map(|(flag, value)| [flag.to_owned(), value])
+            .collect(),
+        env,
+    })
+}
+
+/// JSON is YAML too, and needs no quoting rules of our own.
+fn policy(folder: &Folder, spec: &WorldSpec) -> String {
+    let signers = spec.signers.iter().map(|signer| {
+        let dir = folder.join(&signer.ca);
+        let mut entry = json!({ "name": signer.name, "local": { "dir": dir, "selfSigned": true } });
+        if let Some(roots) = &signer.roots {
+            entry["roots"] = json!(folder.join(roots));
+        }
+        entry
+    });
+    let rules = spec.rules.iter().map(|rule| {
+        let mut entry = json!({ "namespace": rule.namespace, "serviceAccounts": ["*"], "signers": rule.signers });
+        if let Some(default) = &rule.default {
+            entry["default"] = json!(default);
+        }
+        entry
+    });
+    pretty(&json!({
+        "apiVersion": "ensign.mesh/v1",
+        "trustDomain": "cluster.local",
+        "ttl": { "default": "1h", "min": "10m", "max": "24h" },
+        "backdate": "2m",
+        "signers": signers.collect::<Vec<_>>(),
+        "rules": rules.collect::<Vec<_>>(),
+    }))
+}
+
+fn workloads(folder: &Folder, spec: &WorldSpec, node: usize) -> String {
+    let entries = spec
+        .workloads
+        .iter()
+        .filter(|workload| workload.node == node)
+        .map(|workload| {
+            let mut entry = json!({
+                "name": workload.name,
+                "namespace": workload.namespace,
+                "serviceAccount": workload.name,
+                "tokenFile": token_file(folder.path(), workload),
+                "socket": socket(folder, &workload.name),
+            });
+            if let Some(signer) = &workload.signer {
+                entry["signer"] = json!(signer);
+            }
+            entry
+        });
+    pretty(&json!({ "apiVersion": "ensign.mesh/v1", "workloads": entries.collect::<Vec<_>>() }))
+}
+
+/// Writes the policy file.
+pub(super) fn write_policy(folder: &Folder, spec: &WorldSpec) -> anyhow::Result<()> {
+    folder.write("policy.yaml", policy(folder, spec)).map(drop)
+}
+
+/// Writes one file for each node, and one token for each workload.
+pub(super) fn write_workloads(folder: &Folder, tokens: &TokenIssuer, spec: &WorldSpec) -> anyhow::Result<()> {
+    for workload in &spec.workloads {
+        write_token(folder, tokens, workload)?;
+    }
+    for node in 0..spec.nodes() {
+        folder.write(&workloads_file(node), workloads(folder, spec, node))?;
+    }
+    Ok(())
+}
+
+/// The name of a node's addresses file.
+pub(super) fn agent_addresses(node: usize) -> String {
+    format!("{}.addresses", agent_name(node))
+}
+
+fn workloads_file(node: usize) -> String {
+    format!("workloads-{node}.yaml")
+}
+
+fn agent_name(node: usize) -> String {
+    if node == 0 {
+        "agent".to_owned()
+    } else {
+        format!("agent-{node}")
+    }
+}
+
+fn write_token(folder: &Folder, tokens: &TokenIssuer, workload: &Workload) -> anyhow::Result<()> {
+    let token = tokens.mint(&workload.namespace, &workload.name)?;
+    write_atomically(&token_file(folder.path(), workload), token.as_bytes())
+}
+
+fn token_file(folder: &Path, workload: &Workload) -> PathBuf {
+    folder.join(format!("{}.token", workload.name))
+}
+
+/// The socket of a workload.
+pub(super) fn socket(folder: &Folder, workload: &str) -> PathBuf {
+    folder.join(&format!("{workload}.sock"))
+}
+
+fn pretty(value: &Value) -> String {
+    format!("{value:#}\n")
+}
