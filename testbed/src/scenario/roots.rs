@@ -153,7 +153,7 @@ pub async fn an_unordered_switch_is_seen_to_fail(
 
 fn switch_ca(world: &mut World) -> anyhow::Result<()> {
     world.spec_mut().signers.retain(|signer| signer.name != "foo-next");
-    foo(world)?.ca = "ca-foo-next".to_owned();
+    "ca-foo-next".clone_into(&mut foo(world)?.ca);
     world.write_policy()
 }
 
