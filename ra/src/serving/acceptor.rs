@@ -185,5 +185,5 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 /// Descriptors come back when connections end; a second is soon enough to notice.
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// A node that vanished without a word gives its place back within two minutes.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);

@@ -247,8 +247,8 @@ fn resolved(path: &Path) -> PathBuf {
 }
 
 /// Short, because it costs nothing to renew and a stolen key should not last.
-const LIFETIME: Duration = Duration::from_secs(24 * 3600);
+const LIFETIME: Duration = Duration::from_hours(24);
 /// For agents whose clock is behind.
-const BACKDATE: Duration = Duration::from_secs(120);
+const BACKDATE: Duration = Duration::from_mins(2);
 /// How often the time is looked at. Far below half of a lifetime.
 const LOOK: Duration = Duration::from_secs(30);

@@ -120,7 +120,7 @@ pub(crate) enum FolderError {
         dir: String,
         roots: String,
         #[source]
-        source: SvidError,
+        source: Box<SvidError>,
     },
 }
 
@@ -232,7 +232,7 @@ impl Files {
                 rsa: false,
                 names: &names,
                 purpose: Purpose::Workload,
-                ttl: Duration::from_secs(60),
+                ttl: Duration::from_mins(1),
                 backdate: Duration::ZERO,
             };
             let leaf = issuer.issue(&leaf, at)?;
@@ -250,7 +250,7 @@ impl Files {
             .map_err(|source| FolderError::Unusable {
                 dir: shown(&self.dir),
                 roots: shown(&self.roots),
-                source,
+                source: Box::new(source),
             })
     }
 }

@@ -54,6 +54,6 @@ pub(crate) fn make(name: &str, trust_domain: &TrustDomain, now: SystemTime) -> R
 }
 
 /// As Istio's own: ten years.
-const LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+const LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);
 /// A root younger than its leaves' own backdating would cut that short on the first day.
-const BACKDATE: Duration = Duration::from_secs(24 * 3600);
+const BACKDATE: Duration = Duration::from_hours(24);

@@ -165,7 +165,7 @@ fn look(dir: &Path) -> Result<bool, SelfMadeError> {
                 .mode()
                 & 0o777;
             // We made it 0600. Kubernetes' fsGroup may add bits for the group, but nothing adds them for others.
-            if mode & 0o007 == 0 {
+            if mode & 0o006 == 0 {
                 Ok(true)
             } else {
                 Err(SelfMadeError::Exposed {
