@@ -1,1 +1,31 @@
-//! Placeholder.
+//! Fakes that speak the wire, for tests. Never part of a product.
+//!
+//! Owns [`TestCa`](ca::TestCa) (certificates, right and wrong on demand), [`tokens`] (service account
+//! tokens as Kubernetes mints them, and bad ones), [`FakeRa`](fake_ra::FakeRa) and
+//! [`FakeEnvoy`](fake_envoy::FakeEnvoy) (the two ends that the agent talks to), scripts of outcomes,
+//! and the waiting and reading that every test needs. Knows neither the agent nor the RA.
+//! A fake that fails panics: that is a failed test.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::missing_panics_doc,
+    reason = "test code in a crate of its own"
+)]
+
+pub mod ca;
+pub mod eventually;
+pub mod fake_envoy;
+pub mod fake_ra;
+pub mod fault;
+pub mod metrics;
+pub mod script;
+pub mod tokens;
+
+pub use ca::TestCa;
+pub use eventually::{eventually, patience};
+pub use fake_envoy::FakeEnvoy;
+pub use fake_ra::FakeRa;
+pub use fault::Fault;
+pub use script::{Gate, Script, ScriptedOutcome};
