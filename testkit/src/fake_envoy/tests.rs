@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 
-use ensign_proto::envoy::service::discovery::v3 as discovery;
 use tonic::server::{Grpc, StreamingService};
 
 use super::*;
@@ -27,7 +26,7 @@ struct Echo;
 
 impl StreamingService<DiscoveryRequest> for Echo {
     type Response = DiscoveryResponse;
-    type ResponseStream = tokio_stream::wrappers::ReceiverStream<Result<DiscoveryResponse, tonic::Status>>;
+    type ResponseStream = ReceiverStream<Result<DiscoveryResponse, tonic::Status>>;
     type Future = std::future::Ready<Result<tonic::Response<Self::ResponseStream>, tonic::Status>>;
 
     fn call(&mut self, request: tonic::Request<tonic::Streaming<DiscoveryRequest>>) -> Self::Future {
@@ -50,7 +49,7 @@ impl StreamingService<DiscoveryRequest> for Echo {
                     request.response_nonce,
                     request.error_detail.is_some()
                 );
-                let response = discovery::DiscoveryResponse {
+                let response = DiscoveryResponse {
                     version_info: "v".into(),
                     resources: vec![resource],
                     type_url: SECRET_TYPE_URL.into(),
@@ -61,9 +60,7 @@ impl StreamingService<DiscoveryRequest> for Echo {
                 }
             }
         });
-        std::future::ready(Ok(tonic::Response::new(tokio_stream::wrappers::ReceiverStream::new(
-            responses,
-        ))))
+        std::future::ready(Ok(tonic::Response::new(ReceiverStream::new(responses))))
     }
 }
 
