@@ -35,20 +35,23 @@ pub enum AuthzError {
 }
 
 /// The identity to certify: what was asked for, which is the caller's own.
-pub fn authorise(
-    trust_domain: &TrustDomain,
-    caller: &Caller,
-    asked: &SpiffeId,
-) -> Result<SpiffeId, AuthzError> {
-    let own = SpiffeId::new(trust_domain, &caller.namespace, &caller.service_account).map_err(
-        |error| AuthzError::NoIdentity {
+pub fn authorise(trust_domain: &TrustDomain, caller: &Caller, asked: &SpiffeId) -> Result<SpiffeId, AuthzError> {
+    let own = SpiffeId::new(trust_domain, &caller.namespace, &caller.service_account).map_err(|error| {
+        AuthzError::NoIdentity {
             namespace: caller.namespace.clone(),
             service_account: caller.service_account.clone(),
             trust_domain: trust_domain.to_string(),
             why: error.to_string(),
-        },
-    )?;
-    if *asked == own { Ok(own) } else { Err(AuthzError::NotOwn { asked: asked.clone(), own }) }
+        }
+    })?;
+    if *asked == own {
+        Ok(own)
+    } else {
+        Err(AuthzError::NotOwn {
+            asked: asked.clone(),
+            own,
+        })
+    }
 }
 
 // === impl AuthzError ===

@@ -14,6 +14,7 @@ use ensign_daemon::settings::{self, Checker, Problems};
 
 use crate::authn::{AuthnConfig, Expectations};
 use crate::limits::LimitsConfig;
+use crate::serving::ServingSource;
 
 /// Registration authority of Ensign: authenticates workloads, applies the operator's policy, has certificates signed.
 #[derive(Debug, Clone, Parser)]
@@ -32,16 +33,31 @@ pub struct Args {
     #[arg(long, env = "TOKEN_AUDIENCES", default_value = "istio-ca", value_name = "LIST")]
     token_audiences: String,
     /// Name of this cluster, as clients send it in `clusterid`
-    #[arg(long, env = "ENSIGN_RA_CLUSTER_ID", default_value = "Kubernetes", value_name = "NAME")]
+    #[arg(
+        long,
+        env = "ENSIGN_RA_CLUSTER_ID",
+        default_value = "Kubernetes",
+        value_name = "NAME"
+    )]
     cluster_id: String,
     /// How far clocks may be apart when the times of a token are checked
     #[arg(long, env = "ENSIGN_RA_CLOCK_SKEW", default_value = "10s", value_name = "DURATION")]
     clock_skew: String,
     /// Where certificates are requested (gRPC over TLS)
-    #[arg(long, env = "ENSIGN_RA_GRPC_ADDR", default_value = "0.0.0.0:6443", value_name = "ADDR")]
+    #[arg(
+        long,
+        env = "ENSIGN_RA_GRPC_ADDR",
+        default_value = "0.0.0.0:6443",
+        value_name = "ADDR"
+    )]
     grpc_addr: String,
     /// Where /healthz and /readyz answer
-    #[arg(long, env = "ENSIGN_RA_READYZ_ADDR", default_value = "0.0.0.0:6060", value_name = "ADDR")]
+    #[arg(
+        long,
+        env = "ENSIGN_RA_READYZ_ADDR",
+        default_value = "0.0.0.0:6060",
+        value_name = "ADDR"
+    )]
     readyz_addr: String,
     /// Where /metrics answers
     #[arg(
@@ -78,7 +94,12 @@ pub struct Args {
     #[arg(long, env = "ENSIGN_RA_MAX_QUEUED", default_value = "4096", value_name = "N")]
     max_queued: String,
     /// Longest wait for a turn
-    #[arg(long, env = "ENSIGN_RA_QUEUE_TIMEOUT", default_value = "10s", value_name = "DURATION")]
+    #[arg(
+        long,
+        env = "ENSIGN_RA_QUEUE_TIMEOUT",
+        default_value = "10s",
+        value_name = "DURATION"
+    )]
     queue_timeout: String,
     /// Requests of one service account worked on at once
     #[arg(
@@ -91,17 +112,32 @@ pub struct Args {
     /// Size of the largest request
     #[arg(long, env = "ENSIGN_RA_MAX_MESSAGE_BYTES", default_value = "65536", value_name = "N")]
     max_message_bytes: String,
-    /// Connections at once; one more is closed
+    /// Connections at once; later ones wait to be accepted
     #[arg(long, env = "ENSIGN_RA_MAX_CONNECTIONS", default_value = "10000", value_name = "N")]
     max_connections: String,
     /// Longest wait for a signer; a client's own shorter deadline counts
-    #[arg(long, env = "ENSIGN_RA_SIGNER_TIMEOUT", default_value = "45s", value_name = "DURATION")]
+    #[arg(
+        long,
+        env = "ENSIGN_RA_SIGNER_TIMEOUT",
+        default_value = "45s",
+        value_name = "DURATION"
+    )]
     signer_timeout: String,
-    /// A connection without requests is closed after this time
-    #[arg(long, env = "ENSIGN_RA_IDLE_TIMEOUT", default_value = "15m", value_name = "DURATION")]
-    idle_timeout: String,
+    /// A connection is asked to go after this time, idle or not; clients open another, perhaps to another replica
+    #[arg(
+        long,
+        env = "ENSIGN_RA_MAX_CONNECTION_AGE",
+        default_value = "30m",
+        value_name = "DURATION"
+    )]
+    max_connection_age: String,
     /// Time for requests in flight to finish when stopping
-    #[arg(long, env = "ENSIGN_RA_DRAIN_TIMEOUT", default_value = "15s", value_name = "DURATION")]
+    #[arg(
+        long,
+        env = "ENSIGN_RA_DRAIN_TIMEOUT",
+        default_value = "15s",
+        value_name = "DURATION"
+    )]
     drain_timeout: String,
     /// Write the bound addresses here as JSON, once all are bound
     #[arg(long, env = "ENSIGN_RA_ADDRESSES_FILE", value_name = "PATH")]
@@ -131,7 +167,7 @@ pub struct Config {
     /// Where each server listens.
     pub listen: ListenConfig,
     /// Where the serving certificate comes from.
-    pub serving: ServingConfig,
+    pub serving: ServingSource,
     /// How long requests in flight may take when stopping.
     pub drain_timeout: Duration,
     /// Where the bound addresses are written.
@@ -149,27 +185,6 @@ pub struct ListenConfig {
     pub readyz: SocketAddr,
     /// /metrics.
     pub metrics: SocketAddr,
-}
-
-/// Where the serving certificate comes from: never from a signer that workloads are served by.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ServingConfig {
-    /// Files that somebody else renews.
-    Files {
-        /// The chain.
-        cert: PathBuf,
-        /// Its key.
-        key: PathBuf,
-    },
-    /// A CA of our own, for this alone.
-    Ca {
-        /// Its folder.
-        dir: PathBuf,
-        /// Names of the certificate.
-        dns_names: Vec<String>,
-        /// Where its root is written for clients.
-        root_file: Option<PathBuf>,
-    },
 }
 
 /// What the command line asks for.
@@ -215,7 +230,12 @@ impl Config {
         let c = &mut checker;
         let policy_file = path(c, "policy_file", args.policy_file.as_deref());
         let jwks_file = path(c, "jwks_file", args.jwks_file.as_deref());
-        let issuer = text(c, "token_issuer", args.token_issuer.as_deref(), "the iss claim of tokens");
+        let issuer = text(
+            c,
+            "token_issuer",
+            args.token_issuer.as_deref(),
+            "the iss claim of tokens",
+        );
         let audiences = list(c, "token_audiences", &args.token_audiences);
         let cluster_id = text(c, "cluster_id", Some(&args.cluster_id), "a name");
         let clock_skew = duration(c, "clock_skew", &args.clock_skew, GoDuration::not_negative);
@@ -242,11 +262,18 @@ impl Config {
                 },
                 limits: limits?,
                 signer_timeout: signer_timeout?,
-                listen: ListenConfig { grpc: grpc?, readyz: readyz?, metrics: metrics? },
+                listen: ListenConfig {
+                    grpc: grpc?,
+                    readyz: readyz?,
+                    metrics: metrics?,
+                },
                 serving: serving?,
                 drain_timeout: drain_timeout?,
                 addresses_file: args.addresses_file.as_ref().map(PathBuf::from),
-                log: LogConfig { format: format?, level: level? },
+                log: LogConfig {
+                    format: format?,
+                    level: level?,
+                },
             })
         })();
         checker.finish(config)
@@ -260,7 +287,7 @@ fn limits(c: &mut Checker<'_>, args: &Args) -> Option<LimitsConfig> {
     let per_caller = count(c, "max_in_flight_per_caller", &args.max_in_flight_per_caller, 1);
     let message_bytes = count(c, "max_message_bytes", &args.max_message_bytes, 1024);
     let connections = count(c, "max_connections", &args.max_connections, 1);
-    let idle_timeout = positive(c, "idle_timeout", &args.idle_timeout);
+    let connection_age = positive(c, "max_connection_age", &args.max_connection_age);
     Some(LimitsConfig {
         in_flight: in_flight?,
         queued: queued?,
@@ -268,11 +295,11 @@ fn limits(c: &mut Checker<'_>, args: &Args) -> Option<LimitsConfig> {
         per_caller: per_caller?,
         message_bytes: message_bytes?,
         connections: connections?,
-        idle_timeout: idle_timeout?,
+        connection_age: connection_age?,
     })
 }
 
-fn serving(c: &mut Checker<'_>, args: &Args) -> Option<ServingConfig> {
+fn serving(c: &mut Checker<'_>, args: &Args) -> Option<ServingSource> {
     const CERT: &str = "serving_cert_file";
     const KEY: &str = "serving_key_file";
     let from_ca = &args.serving_ca_dir;
@@ -283,24 +310,44 @@ fn serving(c: &mut Checker<'_>, args: &Args) -> Option<ServingConfig> {
                 let why = "a certificate from files brings its own root; leave this out";
                 c.refuse("serving_root_file", root, "nothing beside --serving-cert-file", why);
             }
-            Some(ServingConfig::Files { cert: cert?, key: key? })
+            Some(ServingSource::Files {
+                certificate: cert?,
+                key: key?,
+            })
         }
         (None, None, Some(dir)) => {
             let dir = path(c, "serving_ca_dir", Some(dir));
-            let dns_names = list(c, "serving_dns_names", &args.serving_dns_names);
+            let names = list(c, "serving_dns_names", &args.serving_dns_names);
             let root_file = args.serving_root_file.as_ref().map(PathBuf::from);
-            Some(ServingConfig::Ca { dir: dir?, dns_names: dns_names?, root_file })
+            Some(ServingSource::OwnCa {
+                dir: dir?,
+                names: names?,
+                root_file,
+            })
         }
         (None, None, None) => {
-            c.missing("serving_ca_dir", "a folder, or --serving-cert-file with --serving-key-file");
+            c.missing(
+                "serving_ca_dir",
+                "a folder, or --serving-cert-file with --serving-key-file",
+            );
             None
         }
         (Some(seen), None, None) => {
-            c.refuse(CERT, seen, "--serving-key-file beside it", "a certificate needs its key");
+            c.refuse(
+                CERT,
+                seen,
+                "--serving-key-file beside it",
+                "a certificate needs its key",
+            );
             None
         }
         (None, Some(seen), None) => {
-            c.refuse(KEY, seen, "--serving-cert-file beside it", "a key needs its certificate");
+            c.refuse(
+                KEY,
+                seen,
+                "--serving-cert-file beside it",
+                "a key needs its certificate",
+            );
             None
         }
         (_, _, Some(dir)) => {
@@ -326,8 +373,12 @@ fn text(c: &mut Checker<'_>, id: &str, seen: Option<&str>, expected: &str) -> Op
 }
 
 fn list(c: &mut Checker<'_>, id: &str, seen: &str) -> Option<Vec<String>> {
-    let items: Vec<String> =
-        seen.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect();
+    let items: Vec<String> = seen
+        .split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+        .map(str::to_owned)
+        .collect();
     if items.is_empty() {
         c.refuse(id, seen, "at least one entry", "the list is empty");
         return None;
@@ -394,12 +445,18 @@ mod tests {
         assert_eq!(config.authn.tokens.audiences, ["istio-ca", "other"]);
         assert_eq!(config.listen.readyz, "0.0.0.0:6060".parse().unwrap());
         assert_eq!(config.limits.message_bytes, 64 * 1024);
-        assert!(matches!(config.serving, ServingConfig::Ca { dns_names, .. } if dns_names.len() == 3));
+        assert!(matches!(config.serving, ServingSource::OwnCa { names, .. } if names.len() == 3));
     }
 
     #[test]
     fn every_mistake_is_reported_at_once() {
-        let line = ["x", "--grpc-addr=here", "--max-in-flight=0", "--clock-skew=10", "--log-format=xml"];
+        let line = [
+            "x",
+            "--grpc-addr=here",
+            "--max-in-flight=0",
+            "--clock-skew=10",
+            "--log-format=xml",
+        ];
         let error = Command::read(line).unwrap_err().to_string();
         for name in [
             "--policy-file (ENSIGN_RA_POLICY_FILE)",
@@ -419,7 +476,10 @@ mod tests {
     fn the_serving_certificate_has_one_source() {
         for (more, name) in [
             (&["--serving-cert-file=/c"][..], "--serving-ca-dir"),
-            (&["--serving-cert-file=/c", "--serving-key-file=/k"][..], "--serving-ca-dir"),
+            (
+                &["--serving-cert-file=/c", "--serving-key-file=/k"][..],
+                "--serving-ca-dir",
+            ),
         ] {
             let error = read(more).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");
@@ -429,7 +489,9 @@ mod tests {
     #[test]
     fn print_config_shows_values_with_their_source() {
         let line = LEAST.iter().chain(&["--print-config"]);
-        let Command::Print(text) = Command::read(line).unwrap() else { panic!("expected text") };
+        let Command::Print(text) = Command::read(line).unwrap() else {
+            panic!("expected text")
+        };
         assert!(text.contains("\"token-issuer\""), "{text}");
         assert!(text.contains("\"from\": \"default\""), "{text}");
     }

@@ -29,11 +29,7 @@ pub struct Desk {
 /// Starts the signers of a policy: the real ones ([`Host`]), or those of a test.
 pub trait OpenSigners: std::fmt::Debug + Send + Sync {
     /// All signers of `policy`, taking over from `before` those that did not change.
-    fn open<'a>(
-        &'a self,
-        policy: &'a Policy,
-        before: &'a Signers,
-    ) -> BoxFuture<'a, anyhow::Result<Signers>>;
+    fn open<'a>(&'a self, policy: &'a Policy, before: &'a Signers) -> BoxFuture<'a, anyhow::Result<Signers>>;
 }
 
 /// What a reload needs beside the file.
@@ -64,11 +60,7 @@ impl Desk {
 }
 
 impl OpenSigners for Host {
-    fn open<'a>(
-        &'a self,
-        policy: &'a Policy,
-        before: &'a Signers,
-    ) -> BoxFuture<'a, anyhow::Result<Signers>> {
+    fn open<'a>(&'a self, policy: &'a Policy, before: &'a Signers) -> BoxFuture<'a, anyhow::Result<Signers>> {
         Box::pin(async move { Ok(Signers::open(policy.signers(), before, self).await?) })
     }
 }
@@ -81,16 +73,13 @@ pub async fn watch(
     let files = FileSet::file(POLICY, path).metrics(&parts.files);
     let before = Mutex::new(Signers::default());
     let runtime = Handle::current();
-    files.required(move |contents| load(contents, &parts, &before, &runtime)).await
+    files
+        .required(move |contents| load(contents, &parts, &before, &runtime))
+        .await
 }
 
 /// Runs on a blocking thread, so it may wait for signers to start (they read keys and may make one).
-fn load(
-    contents: &Contents,
-    parts: &DeskParts,
-    before: &Mutex<Signers>,
-    runtime: &Handle,
-) -> anyhow::Result<Desk> {
+fn load(contents: &Contents, parts: &DeskParts, before: &Mutex<Signers>, runtime: &Handle) -> anyhow::Result<Desk> {
     let policy = Policy::parse(contents.text(0)?)?;
     let old = before.lock().clone();
     let signers = runtime

@@ -1,6 +1,24 @@
-//! The registration authority.
+//! Ensign's registration authority: who is calling, may they, by whom is it signed, does the answer hold.
+//!
+//! One request passes the modules in this order: `serving` (TLS), `limits`, `authn`, `request`, `authz`, `policy`,
+//! `signer`, `reply`; `service` calls them one by one. `desk` holds policy and signers together, `trust` the roots
+//! of each signer, `refusal` every way to end without a certificate. `app` puts the parts together and `config` says
+//! how. Invariants I6 (only the public key and the requested id of a CSR are used) and I7 (the signer is the operator's
+//! choice) live here.
 
+pub mod app;
+pub mod authn;
+pub mod authz;
+pub mod config;
+pub mod desk;
+pub mod edge;
+pub mod limits;
+pub mod metrics;
 pub mod policy;
+pub mod refusal;
+pub mod reply;
+pub mod request;
+pub mod service;
 pub mod serving;
 pub mod signer;
 pub mod trust;

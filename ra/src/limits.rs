@@ -29,8 +29,8 @@ pub struct LimitsConfig {
     pub message_bytes: usize,
     /// Connections at once.
     pub connections: usize,
-    /// A connection without requests is closed after this time.
-    pub idle_timeout: Duration,
+    /// How long a connection may live before the client is asked to open another.
+    pub connection_age: Duration,
 }
 
 /// Why a request was turned away.
@@ -120,7 +120,10 @@ impl Limits {
         }
         *taken += 1;
         drop(callers);
-        Ok(Share { account, callers: Arc::clone(&self.callers) })
+        Ok(Share {
+            account,
+            callers: Arc::clone(&self.callers),
+        })
     }
 
     /// Requests that wait now.
@@ -174,7 +177,7 @@ mod tests {
             per_caller,
             message_bytes: 1024,
             connections: 1,
-            idle_timeout: Duration::from_secs(1),
+            connection_age: Duration::from_secs(1),
         })
     }
 

@@ -28,8 +28,6 @@ pub struct Metrics {
     duration: Histogram,
     in_flight: Gauge,
     queued: Gauge,
-    connections: Gauge,
-    connections_refused: Family<ReasonLabels, Counter>,
     ttl_changes: Family<TtlLabels, Counter>,
     unknown_metadata: Counter,
     reloads: Family<FileLabels, Counter>,
@@ -83,11 +81,6 @@ struct TtlLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReasonLabels {
-    reason: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FileLabels {
     file: &'static str,
 }
@@ -98,8 +91,7 @@ struct ErrorLabels {
 }
 
 /// From a P-256 issue (a millisecond) to a signer behind a person's approval.
-const DURATION_BUCKETS: [f64; 12] =
-    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0, 60.0];
+const DURATION_BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0, 60.0];
 
 // === impl Metrics ===
 
@@ -112,8 +104,6 @@ impl Metrics {
             duration: Histogram::new(DURATION_BUCKETS),
             in_flight: Gauge::default(),
             queued: Gauge::default(),
-            connections: Gauge::default(),
-            connections_refused: Family::default(),
             ttl_changes: Family::default(),
             unknown_metadata: Counter::default(),
             reloads: Family::default(),
@@ -128,20 +118,22 @@ impl Metrics {
 
     fn register_own(&self, ours: &mut Registry) {
         ours.register("requests", "Requests by outcome", self.requests.clone());
-        ours.register("signer_requests", "Requests by signer and outcome", self.signers.clone());
+        ours.register(
+            "signer_requests",
+            "Requests by signer and outcome",
+            self.signers.clone(),
+        );
         ours.register(
             "request_duration_seconds",
             "Time from the first byte of a request to its answer, the queue included",
             self.duration.clone(),
         );
-        ours.register("requests_in_flight", "Requests not yet answered", self.in_flight.clone());
-        ours.register("requests_queued", "Requests that wait for a place", self.queued.clone());
-        ours.register("connections", "Connections open now", self.connections.clone());
         ours.register(
-            "connections_refused",
-            "Connections that came to no request",
-            self.connections_refused.clone(),
+            "requests_in_flight",
+            "Requests not yet answered",
+            self.in_flight.clone(),
         );
+        ours.register("requests_queued", "Requests that wait for a place", self.queued.clone());
         ours.register(
             "ttl_changes",
             "Certificates whose lifetime differs from the one asked for",
@@ -152,7 +144,11 @@ impl Metrics {
             "Names in the metadata of requests that mean nothing to this authority",
             self.unknown_metadata.clone(),
         );
-        ours.register("reloads", "Watched files whose new content took effect; failures are file_load_failures", self.reloads.clone());
+        ours.register(
+            "reloads",
+            "Watched files whose new content took effect; failures are file_load_failures",
+            self.reloads.clone(),
+        );
         ours.register(
             "reload_last_success_timestamp_seconds",
             "When what is in effect was read",
@@ -174,12 +170,19 @@ impl Metrics {
     pub fn begin(&self) -> InFlight {
         self.istiod.csr_count.inc();
         self.in_flight.inc();
-        InFlight { metrics: self.clone(), began: Instant::now(), outcome: None }
+        InFlight {
+            metrics: self.clone(),
+            began: Instant::now(),
+            outcome: None,
+        }
     }
 
     /// A signer gave or refused a certificate.
     pub fn signer(&self, signer: &SignerName, outcome: &'static str) {
-        let labels = SignerLabels { signer: signer.to_string(), outcome };
+        let labels = SignerLabels {
+            signer: signer.to_string(),
+            outcome,
+        };
         self.signers.get_or_create(&labels).inc();
     }
 
@@ -188,7 +191,11 @@ impl Metrics {
         match change {
             TtlChange::Unchanged => {}
             TtlChange::Defaulted | TtlChange::Clamped | TtlChange::Raised => {
-                self.ttl_changes.get_or_create(&TtlLabels { change: change.as_str() }).inc();
+                self.ttl_changes
+                    .get_or_create(&TtlLabels {
+                        change: change.as_str(),
+                    })
+                    .inc();
             }
         }
     }
@@ -206,13 +213,17 @@ impl Metrics {
 
     /// The roots of a signer in effect.
     pub fn root_expiry(&self, signer: &SignerName, not_after: SystemTime) {
-        let labels = NameLabels { signer: signer.to_string() };
+        let labels = NameLabels {
+            signer: signer.to_string(),
+        };
         self.root_expiry.get_or_create(&labels).set(seconds(not_after));
     }
 
     /// A signer is no longer in the policy.
     pub fn forget_signer(&self, signer: &SignerName) {
-        self.root_expiry.remove(&NameLabels { signer: signer.to_string() });
+        self.root_expiry.remove(&NameLabels {
+            signer: signer.to_string(),
+        });
     }
 
     /// The serving certificate in effect.
@@ -223,21 +234,6 @@ impl Metrics {
     /// Requests that wait for a place.
     pub fn queued(&self, count: usize) {
         self.queued.set(i64::try_from(count).unwrap_or(i64::MAX));
-    }
-
-    /// One connection more.
-    pub fn connection_opened(&self) {
-        self.connections.inc();
-    }
-
-    /// One connection less.
-    pub fn connection_closed(&self) {
-        self.connections.dec();
-    }
-
-    /// A connection that came to nothing.
-    pub fn connection_refused(&self, reason: &'static str) {
-        self.connections_refused.get_or_create(&ReasonLabels { reason }).inc();
     }
 }
 
@@ -273,9 +269,12 @@ impl Istiod {
         match refusal {
             Refusal::Authn(_) | Refusal::Extras(_) => self.authentication_failures.inc(),
             Refusal::Csr(_) => self.csr_parsing_errors.inc(),
-            Refusal::Signer(_) | Refusal::SignerDeadline(_) | Refusal::Answer { .. } => {
-                self.sign_errors.get_or_create(&ErrorLabels { error: refusal.reason() }).inc()
-            }
+            Refusal::NoSigner(_) | Refusal::Signer(_) | Refusal::SignerDeadline(_) | Refusal::Answer { .. } => self
+                .sign_errors
+                .get_or_create(&ErrorLabels {
+                    error: refusal.reason(),
+                })
+                .inc(),
             Refusal::Limit(_) | Refusal::Authz(_) | Refusal::Policy(_) | Refusal::ClientDeadline => 0,
         };
     }
@@ -287,20 +286,29 @@ impl InFlight {
     /// It ended with a certificate.
     pub fn issued(mut self) {
         self.metrics.istiod.issued.inc();
-        self.outcome = Some(OutcomeLabels { code: "ok", reason: "issued" });
+        self.outcome = Some(OutcomeLabels {
+            code: "ok",
+            reason: "issued",
+        });
     }
 
     /// It ended without one.
     pub fn refused(mut self, refusal: &Refusal) {
         self.metrics.istiod.count(refusal);
         let code = code_name(refusal.code());
-        self.outcome = Some(OutcomeLabels { code, reason: refusal.reason() });
+        self.outcome = Some(OutcomeLabels {
+            code,
+            reason: refusal.reason(),
+        });
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let cancelled = OutcomeLabels { code: "cancelled", reason: "client_gone" };
+        let cancelled = OutcomeLabels {
+            code: "cancelled",
+            reason: "client_gone",
+        };
         let outcome = self.outcome.take().unwrap_or(cancelled);
         self.metrics.requests.get_or_create(&outcome).inc();
         self.metrics.duration.observe(self.began.elapsed().as_secs_f64());
@@ -329,4 +337,3 @@ fn seconds(time: SystemTime) -> i64 {
         Err(_) => 0,
     }
 }
-

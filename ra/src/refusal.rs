@@ -37,6 +37,9 @@ pub enum Refusal {
     /// Not within the policy.
     #[error(transparent)]
     Policy(#[from] Denial),
+    /// The policy grants a signer that does not run: a mistake of ours.
+    #[error("signer {0} is granted by the policy and does not run")]
+    NoSigner(SignerName),
     /// The signer said no, in one of its ways.
     #[error(transparent)]
     Signer(#[from] SignerError),
@@ -63,7 +66,11 @@ pub enum Refusal {
 impl Refusal {
     /// An answer that does not hold.
     pub fn answer(signer: &SignerName, error: &SvidError) -> Self {
-        Self::Answer { signer: signer.clone(), reason: error.reason(), why: error.to_string() }
+        Self::Answer {
+            signer: signer.clone(),
+            reason: error.reason(),
+            why: error.to_string(),
+        }
     }
 
     /// The code for the caller.
@@ -71,10 +78,9 @@ impl Refusal {
         match self {
             Self::Limit(_) => Code::ResourceExhausted,
             Self::Authn(_) | Self::Extras(ExtrasError::Impersonation) => Code::Unauthenticated,
-            Self::Extras(ExtrasError::SignerType | ExtrasError::SignerName(_)) | Self::Csr(_) => {
-                Code::InvalidArgument
-            }
+            Self::Extras(ExtrasError::SignerType | ExtrasError::SignerName(_)) | Self::Csr(_) => Code::InvalidArgument,
             Self::Authz(_) | Self::Policy(_) => Code::PermissionDenied,
+            Self::NoSigner(_) => Code::Unavailable,
             Self::Signer(error) => error.code(),
             Self::SignerDeadline(_) | Self::ClientDeadline => Code::DeadlineExceeded,
             Self::Answer { .. } => Code::Internal,
@@ -90,6 +96,7 @@ impl Refusal {
             Self::Csr(error) => error.reason(),
             Self::Authz(error) => error.reason(),
             Self::Policy(error) => error.reason(),
+            Self::NoSigner(_) => "no_signer",
             Self::Signer(error) => error.reason(),
             Self::SignerDeadline(_) => "signer_deadline",
             Self::ClientDeadline => "client_deadline",

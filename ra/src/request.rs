@@ -38,10 +38,16 @@ pub enum ExtrasError {
 
 /// Reads the metadata of a request.
 pub fn extras(metadata: Option<&Struct>) -> Result<Extras, ExtrasError> {
-    let Some(metadata) = metadata else { return Ok(Extras::default()) };
+    let Some(metadata) = metadata else {
+        return Ok(Extras::default());
+    };
     let mut extras = Extras::default();
     // Impersonation first: it is refused whatever else is wrong with the request.
-    if metadata.fields.get(IMPERSONATED_IDENTITY).is_some_and(|value| !is_empty(value)) {
+    if metadata
+        .fields
+        .get(IMPERSONATED_IDENTITY)
+        .is_some_and(|value| !is_empty(value))
+    {
         return Err(ExtrasError::Impersonation);
     }
     for (name, value) in &metadata.fields {
@@ -90,7 +96,10 @@ pub fn client_timeout(metadata: &MetadataMap) -> Option<Duration> {
 pub fn client_request_id(metadata: &MetadataMap) -> Option<&str> {
     let text = metadata.get("x-request-id")?.to_str().ok()?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    (1..=64).contains(&text.len()).then_some(text).filter(|text| text.bytes().all(plain))
+    (1..=64)
+        .contains(&text.len())
+        .then_some(text)
+        .filter(|text| text.bytes().all(plain))
 }
 
 // === impl ExtrasError ===
@@ -121,7 +130,14 @@ mod tests {
     fn read(fields: &[(&str, Kind)]) -> Result<Extras, &'static str> {
         let fields = fields
             .iter()
-            .map(|(name, kind)| ((*name).to_owned(), Value { kind: Some(kind.clone()) }))
+            .map(|(name, kind)| {
+                (
+                    (*name).to_owned(),
+                    Value {
+                        kind: Some(kind.clone()),
+                    },
+                )
+            })
             .collect();
         extras(Some(&Struct { fields })).map_err(|error| error.reason())
     }
@@ -142,7 +158,10 @@ mod tests {
     #[test_case(&[("ImpersonatedIdentity", text(""))], Ok(None); "an empty impersonation is none")]
     fn what_metadata_means(fields: &[(&str, Kind)], expected: Result<Option<&str>, &str>) {
         let signer = read(fields).map(|extras| extras.signer.map(|name| name.to_string()));
-        assert_eq!(signer.as_ref().map(Option::as_deref).map_err(|reason| *reason), expected);
+        assert_eq!(
+            signer.as_ref().map(Option::as_deref).map_err(|reason| *reason),
+            expected
+        );
     }
 
     #[test]

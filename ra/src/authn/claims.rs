@@ -119,13 +119,9 @@ struct Reference {
 }
 
 /// Reads the claims of a token whose signature was verified.
-pub(super) fn check(
-    payload: &[u8],
-    expected: &Expectations,
-    now: SystemTime,
-) -> Result<Subject, ClaimsError> {
-    let claims: Claims = super::strict_json::parse(payload)
-        .map_err(|error| ClaimsError::Form(bounded(&error.to_string())))?;
+pub(super) fn check(payload: &[u8], expected: &Expectations, now: SystemTime) -> Result<Subject, ClaimsError> {
+    let claims: Claims =
+        super::strict_json::parse(payload).map_err(|error| ClaimsError::Form(bounded(&error.to_string())))?;
     if claims.iss != expected.issuer {
         return Err(ClaimsError::Issuer(bounded(&claims.iss)));
     }
@@ -141,12 +137,7 @@ pub(super) fn check(
     subject(&claims.sub, claims.kubernetes, claims.jti)
 }
 
-fn check_times(
-    exp: i64,
-    nbf: Option<i64>,
-    leeway: Duration,
-    now: SystemTime,
-) -> Result<(), ClaimsError> {
+fn check_times(exp: i64, nbf: Option<i64>, leeway: Duration, now: SystemTime) -> Result<(), ClaimsError> {
     // Seconds as i128: no sum of a hostile claim and the leeway can wrap.
     let now = i128::from(now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()));
     let leeway = i128::from(leeway.as_secs());
@@ -161,24 +152,27 @@ fn check_times(
     Ok(())
 }
 
-fn subject(
-    sub: &str,
-    kubernetes: Kubernetes,
-    token_id: Option<String>,
-) -> Result<Subject, ClaimsError> {
+fn subject(sub: &str, kubernetes: Kubernetes, token_id: Option<String>) -> Result<Subject, ClaimsError> {
     let parts: Vec<&str> = sub.split(':').collect();
     let ["system", "serviceaccount", namespace, account] = parts[..] else {
         return Err(ClaimsError::Subject(bounded(sub)));
     };
     agree("kubernetes.io.namespace", &kubernetes.namespace, namespace)?;
-    agree("kubernetes.io.serviceaccount.name", &kubernetes.serviceaccount.name, account)?;
+    agree(
+        "kubernetes.io.serviceaccount.name",
+        &kubernetes.serviceaccount.name,
+        account,
+    )?;
     name("subject", namespace, is_dns_label)?;
     name("subject", account, is_dns_subdomain)?;
     let pod = match kubernetes.pod {
         Some(pod) => {
             name("kubernetes.io.pod.name", &pod.name, is_dns_subdomain)?;
             name("kubernetes.io.pod.uid", &pod.uid, is_dns_subdomain)?;
-            Some(Named { name: pod.name, uid: pod.uid })
+            Some(Named {
+                name: pod.name,
+                uid: pod.uid,
+            })
         }
         None => None,
     };
@@ -202,11 +196,22 @@ fn agree(claim: &'static str, seen: &str, expected: &str) -> Result<(), ClaimsEr
     if seen == expected {
         return Ok(());
     }
-    Err(ClaimsError::Disagrees { claim, seen: bounded(seen), expected: bounded(expected) })
+    Err(ClaimsError::Disagrees {
+        claim,
+        seen: bounded(seen),
+        expected: bounded(expected),
+    })
 }
 
 fn name(claim: &'static str, text: &str, valid: fn(&str) -> bool) -> Result<(), ClaimsError> {
-    if valid(text) { Ok(()) } else { Err(ClaimsError::Name { claim, seen: bounded(text) }) }
+    if valid(text) {
+        Ok(())
+    } else {
+        Err(ClaimsError::Name {
+            claim,
+            seen: bounded(text),
+        })
+    }
 }
 
 /// Claims are signed by the cluster, yet partly chosen by whoever asked for the token: bounded before they are logged.

@@ -26,7 +26,9 @@ pub enum JwksError {
     #[error("it is no JSON Web Key Set ({0})")]
     Form(String),
     /// Nothing in it can check a token.
-    #[error("none of its {0} keys is usable: expected RSA (RS256) or P-256 (ES256) keys for signatures, each with a kid")]
+    #[error(
+        "none of its {0} keys is usable: expected RSA (RS256) or P-256 (ES256) keys for signatures, each with a kid"
+    )]
     Empty(usize),
     /// More keys than an issuer has.
     #[error("it has {0} keys, expected at most {MAX_KEYS}")]
@@ -83,8 +85,7 @@ struct Jwk {
 impl Jwks {
     /// Reads a file.
     pub fn parse(json: &[u8]) -> Result<Self, JwksError> {
-        let set: Set = super::strict_json::parse(json)
-            .map_err(|error| JwksError::Form(error.to_string()))?;
+        let set: Set = super::strict_json::parse(json).map_err(|error| JwksError::Form(error.to_string()))?;
         let all = set.keys.len();
         if all > MAX_KEYS {
             return Err(JwksError::TooMany(all));
@@ -99,7 +100,11 @@ impl Jwks {
                 None => jwks.passed_over += 1,
             }
         }
-        if jwks.keys.is_empty() { Err(JwksError::Empty(all)) } else { Ok(jwks) }
+        if jwks.keys.is_empty() {
+            Err(JwksError::Empty(all))
+        } else {
+            Ok(jwks)
+        }
     }
 
     /// The key of that name.
@@ -122,12 +127,17 @@ impl Jwks {
 
 impl Jwk {
     fn usable(self) -> Result<Option<(String, JwsKey)>, JwksError> {
-        let Some(kid) = self.kid.clone().filter(|kid| !kid.is_empty()) else { return Ok(None) };
+        let Some(kid) = self.kid.clone().filter(|kid| !kid.is_empty()) else {
+            return Ok(None);
+        };
         if self.d.is_some() {
             return Err(JwksError::Private(kid));
         }
         let for_signatures = self.usage.as_deref().is_none_or(|usage| usage == "sig")
-            && self.key_ops.as_ref().is_none_or(|ops| ops.iter().any(|op| op == "verify"));
+            && self
+                .key_ops
+                .as_ref()
+                .is_none_or(|ops| ops.iter().any(|op| op == "verify"));
         if !for_signatures {
             return Ok(None);
         }

@@ -7,6 +7,8 @@
 
 mod claims;
 mod jwks;
+#[cfg(test)]
+mod mint;
 mod strict_json;
 mod token;
 
@@ -111,8 +113,7 @@ impl Authenticator {
         let token = bearer(metadata)?;
         let jwks = Arc::clone(&self.jwks.borrow());
         let payload = token::verify(token, &jwks).map_err(AuthnError::Token)?;
-        let subject = claims::check(&payload, &self.expectations, self.clock.now())
-            .map_err(AuthnError::Claims)?;
+        let subject = claims::check(&payload, &self.expectations, self.clock.now()).map_err(AuthnError::Claims)?;
         let (pod, pod_uid) = subject.pod.map(|pod| (pod.name, pod.uid)).unzip();
         Ok(Caller {
             namespace: subject.namespace,

@@ -83,17 +83,22 @@ pub(super) fn verify(token: &str, jwks: &Jwks) -> Result<Vec<u8>, TokenError> {
     };
     let kid = header.kid.ok_or(TokenError::NoKeyId)?;
     let shown: String = kid.chars().filter(|c| !c.is_control()).take(80).collect();
-    let Some(key) = jwks.find(&kid) else { return Err(TokenError::UnknownKey(shown)) };
+    let Some(key) = jwks.find(&kid) else {
+        return Err(TokenError::UnknownKey(shown));
+    };
     let signature = decode(signature)?;
-    key.verify(algorithm, signed.as_bytes(), &signature).map_err(|error| match error {
-        CryptoError::Algorithm => TokenError::KeyType(shown),
-        _ => TokenError::Signature(shown),
-    })?;
+    key.verify(algorithm, signed.as_bytes(), &signature)
+        .map_err(|error| match error {
+            CryptoError::Algorithm => TokenError::KeyType(shown),
+            _ => TokenError::Signature(shown),
+        })?;
     decode(payload)
 }
 
 fn decode(part: &str) -> Result<Vec<u8>, TokenError> {
-    URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Form("a part is no base64url"))
+    URL_SAFE_NO_PAD
+        .decode(part)
+        .map_err(|_| TokenError::Form("a part is no base64url"))
 }
 
 // === impl TokenError ===

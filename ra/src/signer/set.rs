@@ -104,6 +104,18 @@ impl Signers {
     }
 }
 
+impl FromIterator<Running> for Signers {
+    /// Signers that were built elsewhere, such as the scripted ones of a test.
+    fn from_iter<I: IntoIterator<Item = Running>>(running: I) -> Self {
+        Self(
+            running
+                .into_iter()
+                .map(|one| (one.spec.name.clone(), Arc::new(one)))
+                .collect(),
+        )
+    }
+}
+
 // === impl Running ===
 
 impl Running {

@@ -1,0 +1,243 @@
+//! Puts the parts together: binds every socket, then runs everything under one supervisor.
+//!
+//! [`bind`] fails with the fix in the text or leaves a program that is ready to run; nothing is half started. Tests use
+//! it in-process with signers and a clock of their own ([`Fittings`]). Stopping: unready first, then no new requests,
+//! then those in flight may finish until the drain timeout; a second signal ends it at once.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use ensign_daemon::readiness::Gate;
+use ensign_daemon::supervise::Signals;
+use ensign_daemon::watched_file::{FileSet, WatchMetrics};
+use ensign_daemon::{Readiness, Supervisor, addresses, http};
+use ensign_pki::{SharedClock, SystemClock, crypto};
+use ensign_proto::istio::v1::auth::istio_certificate_service_server::IstioCertificateServiceServer;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tower::util::MapResponseLayer;
+
+use crate::authn::{Authenticator, Jwks};
+use crate::config::Config;
+use crate::desk::{self, DeskParts, OpenSigners};
+use crate::edge;
+use crate::limits::{Limits, LimitsConfig};
+use crate::metrics::Metrics;
+use crate::policy::Backend;
+use crate::service::{Parts, Service};
+use crate::serving::{Acceptor, Incoming, Serving, TlsLimits};
+use crate::signer::Host;
+
+/// What a test may replace.
+#[derive(Debug, Clone)]
+pub struct Fittings {
+    /// Tells the time.
+    pub clock: SharedClock,
+    /// Starts signers; the real ones if absent.
+    pub signers: Option<Arc<dyn OpenSigners>>,
+}
+
+/// Everything is bound and loaded; nothing is served yet.
+#[derive(Debug)]
+pub struct Bound {
+    /// Where the servers listen, by name: `grpc`, `readyz`, `metrics`.
+    pub addresses: BTreeMap<&'static str, SocketAddr>,
+    supervisor: Supervisor,
+    readiness: Readiness,
+    gate: Gate,
+    drain_timeout: Duration,
+    addresses_file: Option<PathBuf>,
+}
+
+/// Loads, binds, starts the tasks.
+pub async fn bind(config: Config) -> anyhow::Result<Bound> {
+    bind_with(
+        config,
+        Fittings {
+            clock: SystemClock::shared(),
+            signers: None,
+        },
+    )
+    .await
+}
+
+/// As [`bind`], with the fittings of a test.
+pub async fn bind_with(config: Config, fittings: Fittings) -> anyhow::Result<Bound> {
+    crypto::install_default();
+    let mut supervisor = Supervisor::new();
+    let stop = supervisor.stop_token();
+    let readiness = Readiness::new();
+    let gate = readiness.gate("grpc", "the gRPC server is not running yet");
+
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let files = WatchMetrics::register(registry.sub_registry_with_prefix("ensign_ra"));
+    let clock = fittings.clock;
+    let host = Host {
+        clock: Arc::clone(&clock),
+        tasks: supervisor.connections(),
+        stop: stop.clone(),
+        files: files.clone(),
+    };
+
+    let (jwks, jwks_file) = {
+        let (metrics, clock) = (metrics.clone(), Arc::clone(&clock));
+        FileSet::file(JWKS, &config.authn.jwks_file)
+            .metrics(&files)
+            .required(move |contents| {
+                let jwks = Jwks::parse(contents.bytes(0))?;
+                metrics.reloaded(JWKS, clock.now());
+                let (usable, passed_over) = (jwks.usable(), jwks.passed_over());
+                tracing::info!(usable, passed_over, "keys of the token issuer read");
+                Ok(jwks)
+            })
+            .await?
+    };
+    supervisor.spawn("jwks file", jwks_file.run(stop.clone()));
+
+    let parts = DeskParts {
+        signers: fittings.signers.unwrap_or_else(|| Arc::new(host.clone())),
+        metrics: metrics.clone(),
+        files,
+        clock: Arc::clone(&clock),
+    };
+    let (desk, policy_file) = desk::watch(&config.policy_file, parts).await?;
+    supervisor.spawn("policy file", policy_file.run(stop.clone()));
+
+    let first = Arc::clone(&desk.borrow());
+    let folders: Vec<_> = first
+        .policy
+        .signers()
+        .map(|spec| match &spec.backend {
+            Backend::Local(local) => (spec.name.to_string(), local.dir.clone()),
+        })
+        .collect();
+    let serving = Serving::open(config.serving, first.policy.trust_domain(), &folders, &host).await?;
+    supervisor.spawn(
+        "serving expiry",
+        follow_serving(serving.clone(), metrics.clone(), stop.clone()),
+    );
+
+    let grpc = http::bind(config.listen.grpc, "certificate requests, --grpc-addr").await?;
+    let readyz = http::bind(config.listen.readyz, "health, --readyz-addr").await?;
+    let metrics_listener = http::bind(config.listen.metrics, "metrics, --metrics-addr").await?;
+    let addresses = BTreeMap::from([
+        ("grpc", grpc.local_addr()?),
+        ("readyz", readyz.local_addr()?),
+        ("metrics", metrics_listener.local_addr()?),
+    ]);
+
+    let service = Service::new(Parts {
+        authn: Authenticator::new(&config.authn, jwks, Arc::clone(&clock)),
+        desk,
+        limits: Arc::new(Limits::new(&config.limits)),
+        metrics,
+        clock,
+        signer_timeout: config.signer_timeout,
+    });
+    let tls_limits = TlsLimits {
+        connections: config.limits.connections,
+        ..TlsLimits::default()
+    };
+    let (acceptor, incoming) = Acceptor::new(grpc, serving.server_config()?, tls_limits);
+    supervisor.spawn("tls acceptor", acceptor.run(stop.clone()));
+    supervisor.spawn("grpc server", serve(service, incoming, config.limits, stop.clone()));
+
+    let health = http::health_router(readiness.clone());
+    spawn_http(&mut supervisor, "health server", readyz, health);
+    let scrapes = http::metrics_router(Arc::new(registry));
+    spawn_http(&mut supervisor, "metrics server", metrics_listener, scrapes);
+
+    Ok(Bound {
+        addresses,
+        supervisor,
+        readiness,
+        gate,
+        drain_timeout: config.drain_timeout,
+        addresses_file: config.addresses_file,
+    })
+}
+
+// === impl Bound ===
+
+impl Bound {
+    /// Stops everything when cancelled, in the orderly way.
+    pub fn stop_token(&self) -> CancellationToken {
+        self.supervisor.stop_token()
+    }
+
+    /// Says where the servers are and runs until a signal, the stop token or the end of a task.
+    pub async fn run(mut self, signals: Option<Signals>) -> anyhow::Result<()> {
+        if let Some(path) = &self.addresses_file {
+            addresses::write(path, &self.addresses).await?;
+        }
+        for (name, address) in &self.addresses {
+            tracing::info!(server = name, %address, "listening");
+        }
+        let (stop, readiness) = (self.supervisor.stop_token(), self.readiness);
+        self.supervisor.spawn("drain", async move {
+            stop.cancelled().await;
+            readiness.begin_drain();
+            Ok(())
+        });
+        self.gate.open();
+        self.supervisor.run(signals, self.drain_timeout).await?;
+        Ok(())
+    }
+}
+
+/// Serves until `stop`, then until the last request in flight is answered.
+async fn serve(
+    service: Service,
+    incoming: Incoming,
+    limits: LimitsConfig,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let service = IstioCertificateServiceServer::new(service).max_decoding_message_size(limits.message_bytes);
+    Server::builder()
+        .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .max_connection_age(limits.connection_age)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .http2_max_header_list_size(MAX_HEADER_BYTES)
+        .layer(MapResponseLayer::new(edge::uniform))
+        .add_service(service)
+        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+        .await
+        .context("the gRPC server failed")
+}
+
+fn spawn_http(supervisor: &mut Supervisor, name: &'static str, listener: TcpListener, router: axum::Router) {
+    let (stop, connections) = (supervisor.stop_token(), supervisor.connections());
+    supervisor.spawn(name, http::serve(listener, router, stop, connections));
+}
+
+/// Keeps the expiry of the serving certificate in the metrics.
+async fn follow_serving(mut serving: Serving, metrics: Metrics, stop: CancellationToken) -> anyhow::Result<()> {
+    loop {
+        metrics.serving_expiry(serving.not_after());
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            more = serving.changed() => if !more {
+                stop.cancelled().await;
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// What the file is called in logs and metrics.
+const JWKS: &str = "jwks";
+/// One agent asks for the certificates of one node over one connection.
+const STREAMS_PER_CONNECTION: u32 = 256;
+/// A token and a few words; the default of 16 MiB is for others.
+const MAX_HEADER_BYTES: u32 = 64 * 1024;
+/// Finds peers that vanished without a word.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);

@@ -1,0 +1,48 @@
+//! `ensign-ra`: reads its settings, hardens the process and runs the authority until it is told to stop.
+//!
+//! Hardening comes before anything else, so that no key is ever in a process that can be dumped.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use ensign_daemon::supervise::Signals;
+use ensign_daemon::{hardening, logging};
+use ensign_ra::app;
+use ensign_ra::config::{Command, Config, ConfigError};
+
+fn main() -> ExitCode {
+    if let Err(error) = hardening::harden() {
+        return fail(&logging::chain(&error));
+    }
+    let config = match Command::read(std::env::args_os()) {
+        Ok(Command::Run(config)) => config,
+        Ok(Command::Print(text)) => {
+            return match writeln!(std::io::stdout(), "{text}") {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::FAILURE,
+            };
+        }
+        // clap prints help and version to standard output and knows their exit code.
+        Err(ConfigError::Usage(usage)) => usage.exit(),
+        Err(ConfigError::Problems(problems)) => return fail(&problems.to_string()),
+    };
+    match run(*config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("{error:#}")),
+    }
+}
+
+fn run(config: Config) -> anyhow::Result<()> {
+    logging::init(&config.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let signals = Signals::install()?;
+        app::bind(config).await?.run(Some(signals)).await
+    })
+}
+
+fn fail(text: &str) -> ExitCode {
+    // Nothing is left to do if even this cannot be written.
+    _ = writeln!(std::io::stderr(), "ensign-ra: {text}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,282 @@
+//! `CreateCertificate`: one request, step by step, in an order that the code shows and the tests hold.
+//!
+//! limits → authn → metadata → CSR → authz → policy → signer → check → answer. Each step ends in a [`Refusal`] or
+//! leads to the next; a request sees one policy from beginning to end. The exact reason and all names go to one log
+//! line with the request's id; the caller gets a code and a fixed text. When the call is dropped, so is the signer's
+//! work on it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ensign_pki::csr::Csr;
+use ensign_pki::{SharedClock, crypto};
+use ensign_proto::istio::v1::auth::istio_certificate_service_server::IstioCertificateService;
+use ensign_proto::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::{Request, Response, Status};
+
+use crate::authn::{Authenticator, Caller};
+use crate::authz;
+use crate::desk::Desk;
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::policy::{Grant, TtlChange, Wish};
+use crate::refusal::Refusal;
+use crate::reply::{self, Reply};
+use crate::request;
+use crate::serving::Peer;
+use crate::signer::{IdempotencyKey, Issuance, Originator, Pod};
+
+/// What the service is made of.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// Who is calling.
+    pub authn: Authenticator,
+    /// The policy and its signers.
+    pub desk: watch::Receiver<Arc<Desk>>,
+    /// What is let in at once.
+    pub limits: Arc<Limits>,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Tells the time.
+    pub clock: SharedClock,
+    /// Longest wait for a signer.
+    pub signer_timeout: Duration,
+}
+
+/// Istio's certificate service.
+#[derive(Debug, Clone)]
+pub struct Service(Parts);
+
+/// What is known of a call, growing step by step, for its one log line.
+#[derive(Debug)]
+struct Call {
+    id: String,
+    client_id: Option<String>,
+    peer: Option<SocketAddr>,
+    began: Instant,
+    client_deadline: Option<Instant>,
+    caller: Option<Caller>,
+    grant: Option<Grant>,
+}
+
+#[tonic::async_trait]
+impl IstioCertificateService for Service {
+    async fn create_certificate(
+        &self,
+        request: Request<IstioCertificateRequest>,
+    ) -> Result<Response<IstioCertificateResponse>, Status> {
+        let in_flight = self.0.metrics.begin();
+        let mut call = Call::of(&request);
+        let (metadata, _, message) = request.into_parts();
+        let outcome = self.serve(&mut call, &metadata, message).await;
+        self.0.metrics.queued(self.0.limits.queued());
+        match outcome {
+            Ok(reply) => {
+                call.log_issued(&reply);
+                in_flight.issued();
+                let mut response = Response::new(IstioCertificateResponse {
+                    cert_chain: reply.elements,
+                });
+                call.stamp(response.metadata_mut());
+                Ok(response)
+            }
+            Err(refusal) => {
+                call.log_refused(&refusal);
+                in_flight.refused(&refusal);
+                let mut status = refusal.status();
+                call.stamp(status.metadata_mut());
+                Err(status)
+            }
+        }
+    }
+}
+
+// === impl Service ===
+
+impl Service {
+    /// Puts the parts together.
+    pub fn new(parts: Parts) -> Self {
+        Self(parts)
+    }
+
+    /// All steps, within the client's own deadline.
+    async fn serve(
+        &self,
+        call: &mut Call,
+        metadata: &MetadataMap,
+        message: IstioCertificateRequest,
+    ) -> Result<Reply, Refusal> {
+        match call.client_deadline {
+            Some(deadline) => timeout_at(deadline, self.steps(call, metadata, message))
+                .await
+                .unwrap_or(Err(Refusal::ClientDeadline)),
+            None => self.steps(call, metadata, message).await,
+        }
+    }
+
+    async fn steps(
+        &self,
+        call: &mut Call,
+        metadata: &MetadataMap,
+        message: IstioCertificateRequest,
+    ) -> Result<Reply, Refusal> {
+        let parts = &self.0;
+        let _place = parts.limits.place().await?;
+        let caller = &*call.caller.insert(parts.authn.authenticate(metadata)?);
+        let _share = parts.limits.share(&caller.namespace, &caller.service_account)?;
+        let extras = request::extras(message.metadata.as_ref())?;
+        parts.metrics.unknown_metadata(extras.unknown);
+        let csr = Csr::parse_pem(&message.csr)?;
+        let desk = Arc::clone(&parts.desk.borrow());
+        let id = authz::authorise(desk.policy.trust_domain(), caller, csr.spiffe_id())?;
+        let grant = &*call.grant.insert(desk.policy.grant(Wish {
+            namespace: &caller.namespace,
+            service_account: &caller.service_account,
+            signer: extras.signer.as_ref(),
+            key_type: csr.key_type(),
+            ttl_seconds: message.validity_duration,
+        })?);
+        parts.metrics.ttl_change(grant.ttl_change);
+        let running = desk
+            .signer(&grant.signer)
+            .ok_or_else(|| Refusal::NoSigner(grant.signer.clone()))?;
+        let originator = originator(caller);
+        let csr = Arc::new(csr);
+        let deadline = self.deadline(call.client_deadline);
+        let issuance = Issuance {
+            idempotency_key: IdempotencyKey::derive(&grant.signer, &id, &originator, csr.der()),
+            csr: Arc::clone(&csr),
+            id: id.clone(),
+            ttl: grant.ttl,
+            originator,
+            deadline,
+        };
+        let signed = timeout_at(deadline, running.signer().sign(issuance)).await;
+        let outcome = match signed {
+            Ok(Ok(issued)) => {
+                // Roots are read after signing: a bundle that just gained the issuer's root counts.
+                let roots = running.trust().current();
+                reply::compose(&grant.signer, &issued, &roots, &csr, &id, parts.clock.now())
+            }
+            Ok(Err(error)) => Err(Refusal::Signer(error)),
+            Err(_) => Err(Refusal::SignerDeadline(grant.signer.clone())),
+        };
+        let word = outcome.as_ref().map_or_else(Refusal::reason, |_| "issued");
+        parts.metrics.signer(&grant.signer, word);
+        outcome
+    }
+
+    fn deadline(&self, client: Option<Instant>) -> Instant {
+        let own = Instant::now() + self.0.signer_timeout;
+        client.map_or(own, |client| own.min(client))
+    }
+}
+
+fn originator(caller: &Caller) -> Originator {
+    let pod = caller.pod.clone().zip(caller.pod_uid.clone());
+    Originator {
+        namespace: caller.namespace.clone(),
+        service_account: caller.service_account.clone(),
+        pod: pod.map(|(name, uid)| Pod { name, uid }),
+        node: caller.node.clone(),
+        cluster: Some(caller.cluster.clone()),
+    }
+}
+
+// === impl Call ===
+
+impl Call {
+    fn of<T>(request: &Request<T>) -> Self {
+        let metadata = request.metadata();
+        let began = Instant::now();
+        let client = request::client_timeout(metadata).map(answer_before);
+        Self {
+            id: request_id(),
+            client_id: request::client_request_id(metadata).map(str::to_owned),
+            peer: request.extensions().get::<Peer>().map(|peer| peer.address),
+            began,
+            // A timeout of years is none.
+            client_deadline: client.and_then(|timeout| began.checked_add(timeout)),
+            caller: None,
+            grant: None,
+        }
+    }
+
+    /// The id in the reply lets a person find the log line.
+    fn stamp(&self, metadata: &mut MetadataMap) {
+        if let Ok(id) = MetadataValue::try_from(self.id.as_str()) {
+            metadata.insert(REQUEST_ID, id);
+        }
+    }
+
+    fn log_issued(&self, reply: &Reply) {
+        let (caller, grant) = (self.caller.as_ref(), self.grant.as_ref());
+        tracing::info!(
+            request_id = self.id,
+            client_request_id = self.client_id,
+            peer = self.peer.map(tracing::field::display),
+            namespace = caller.map(|caller| &caller.namespace),
+            service_account = caller.map(|caller| &caller.service_account),
+            pod = caller.and_then(|caller| caller.pod.as_ref()),
+            node = caller.and_then(|caller| caller.node.as_ref()),
+            token_id = caller.and_then(|caller| caller.token_id.as_ref()),
+            signer = grant.map(|grant| tracing::field::display(&grant.signer)),
+            serial = reply.validity.serial,
+            ttl_seconds = grant.map(|grant| grant.ttl.as_secs()),
+            ttl_change = grant.map(|grant| grant.ttl_change).and_then(changed),
+            took_ms = self.took_ms(),
+            "certificate issued"
+        );
+    }
+
+    fn log_refused(&self, refusal: &Refusal) {
+        let (caller, grant) = (self.caller.as_ref(), self.grant.as_ref());
+        tracing::warn!(
+            request_id = self.id,
+            client_request_id = self.client_id,
+            peer = self.peer.map(tracing::field::display),
+            namespace = caller.map(|caller| &caller.namespace),
+            service_account = caller.map(|caller| &caller.service_account),
+            pod = caller.and_then(|caller| caller.pod.as_ref()),
+            node = caller.and_then(|caller| caller.node.as_ref()),
+            token_id = caller.and_then(|caller| caller.token_id.as_ref()),
+            signer = grant.map(|grant| tracing::field::display(&grant.signer)),
+            code = ?refusal.code(),
+            reason = refusal.reason(),
+            detail = ensign_daemon::logging::chain(refusal),
+            took_ms = self.took_ms(),
+            "request refused"
+        );
+    }
+
+    fn took_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+fn changed(change: TtlChange) -> Option<&'static str> {
+    match change {
+        TtlChange::Unchanged => None,
+        TtlChange::Defaulted | TtlChange::Clamped | TtlChange::Raised => Some(change.as_str()),
+    }
+}
+
+/// A little before the client gives up, so that it learns our reason instead of its own.
+fn answer_before(timeout: Duration) -> Duration {
+    timeout.saturating_sub((timeout / 10).min(Duration::from_millis(50)))
+}
+
+/// Not a secret and not a promise: unique enough to find a line in a log.
+fn request_id() -> String {
+    match crypto::random_bytes::<8>() {
+        Ok(bytes) => format!("{:016x}", u64::from_be_bytes(bytes)),
+        Err(_) => format!("{:016x}", fastrand::u64(..)),
+    }
+}
+
+/// The metadata that carries the id, in both directions.
+pub const REQUEST_ID: &str = "x-request-id";

@@ -1,0 +1,84 @@
+//! Files that change while the authority runs, and what its HTTP servers say.
+
+use std::time::Duration;
+
+use tonic::Code;
+
+use crate::authority::{Authority, POLICY, log_of};
+use crate::mint::Issuer;
+
+/// Waits for an event outside of this process's control: notification of a changed file.
+async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    for _ in 0..300 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{what} did not happen");
+}
+
+#[tokio::test]
+async fn a_new_policy_counts_and_a_bad_one_does_not() {
+    let (authority, _ca) = Authority::start(&[]).await;
+    authority.send(authority.ask()).await.unwrap();
+    let policy = authority.folder.path().join("policy.yaml");
+    std::fs::write(&policy, "apiVersion: nonsense").unwrap();
+    until("the bad policy is noticed", || async {
+        authority.http("metrics", "/metrics").await.contains("file_loaded{file=\"policy\"} 0")
+    })
+    .await;
+    authority.send(authority.ask()).await.unwrap();
+    assert!(authority.http("readyz", "/readyz").await.starts_with("HTTP/1.1 200"));
+
+    std::fs::write(&policy, POLICY.replace("serviceAccounts: [httpbin]", "serviceAccounts: [other]")).unwrap();
+    until("the new policy is in effect", || async { authority.send(authority.ask()).await.is_err() }).await;
+    let status = authority.send(authority.ask()).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+    assert_eq!(log_of(&status)["reason"], "no_rule");
+    authority.stop().await;
+}
+
+#[tokio::test]
+async fn new_keys_of_the_issuer_count_and_bad_ones_do_not() {
+    let (mut authority, _ca) = Authority::start(&[]).await;
+    let jwks = authority.folder.path().join("jwks.json");
+    std::fs::write(&jwks, "{\"keys\":[]}").unwrap();
+    until("the bad keys are noticed", || async {
+        authority.http("metrics", "/metrics").await.contains("file_loaded{file=\"jwks\"} 0")
+    })
+    .await;
+    authority.send(authority.ask()).await.unwrap();
+
+    let next = Issuer::new("b");
+    std::fs::write(&jwks, next.jwks()).unwrap();
+    until("the old key is gone", || async { authority.send(authority.ask()).await.is_err() }).await;
+    authority.tokens = next;
+    authority.send(authority.ask()).await.unwrap();
+    authority.stop().await;
+}
+
+#[tokio::test]
+async fn metrics_count_what_happened() {
+    let (authority, _ca) = Authority::start(&[]).await;
+    let mut ask = authority.ask();
+    ask.ttl = i64::MAX;
+    authority.send(ask).await.unwrap();
+    authority.send(authority.ask().with("CertSigner", "bar")).await.unwrap_err();
+    let metrics = authority.http("metrics", "/metrics").await;
+    for line in [
+        "ensign_ra_requests_total{code=\"ok\",reason=\"issued\"} 1",
+        "ensign_ra_requests_total{code=\"permission_denied\",reason=\"signer_not_allowed\"} 1",
+        "ensign_ra_signer_requests_total{signer=\"foo\",outcome=\"issued\"} 1",
+        "ensign_ra_ttl_changes_total{change=\"clamped\"} 1",
+        "ensign_ra_requests_in_flight 0",
+        "ensign_ra_reloads_total{file=\"policy\"} 1",
+        "ensign_ra_root_expiry_timestamp_seconds{signer=\"foo\"}",
+        "ensign_ra_serving_certificate_expiry_timestamp_seconds ",
+        "citadel_server_csr_count 2",
+        "citadel_server_success_cert_issuance_count 1",
+    ] {
+        assert!(metrics.contains(line), "{metrics} lacks {line}");
+    }
+    authority.stop().await;
+}
