@@ -67,8 +67,8 @@ impl SignError {
     /// When another try makes sense.
     pub fn retry(&self) -> Retry {
         match self {
-            Self::Token(_) => Retry::Soon,
-            Self::Status {
+            Self::Token(_)
+            | Self::Status {
                 code: tonic::Code::Unauthenticated,
                 ..
             } => Retry::Soon,

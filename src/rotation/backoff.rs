@@ -10,9 +10,9 @@ use crate::csr_client::Retry;
 /// The first wait.
 const FIRST: Duration = Duration::from_millis(500);
 /// The longest wait after failures that pass by themselves.
-const CAP: Duration = Duration::from_secs(60);
+const CAP: Duration = Duration::from_mins(1);
 /// The wait after failures that a person must mend.
-const SLOW_CAP: Duration = Duration::from_secs(300);
+const SLOW_CAP: Duration = Duration::from_mins(5);
 /// How often a refused token is tried again soon. Kubelet replaces a token within a minute or so of its pod's start;
 /// after that a refusal is meant.
 const SOON_TRIES: u32 = 6;

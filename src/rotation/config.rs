@@ -34,15 +34,15 @@ pub struct RotationConfig {
 impl Default for RotationConfig {
     fn default() -> Self {
         Self {
-            ttl: Duration::from_secs(24 * 3600),
+            ttl: Duration::from_hours(24),
             schedule: Schedule::default(),
             fetch_floor: Duration::from_secs(10),
             max_in_flight: 16,
-            request_deadline: Duration::from_secs(60),
+            request_deadline: Duration::from_mins(1),
             default_signer: None,
             max_signers: 4,
             adoption_window: Duration::from_secs(45),
-            forget_after: Duration::from_secs(60),
+            forget_after: Duration::from_mins(1),
         }
     }
 }

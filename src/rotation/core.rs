@@ -27,7 +27,7 @@ use crate::csr_client::{RequestId, SignerName};
 const SLOT_TIME: Duration = Duration::from_secs(5);
 /// How long a request is resumed with the same key and CSR; afterwards it begins anew. The authority keeps what it
 /// started for a cancelled request about as long.
-const RESUME_WINDOW: Duration = Duration::from_secs(300);
+const RESUME_WINDOW: Duration = Duration::from_mins(5);
 /// The longest sleep: a clock that was stepped, or a machine that slept, is noticed after so long.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
@@ -199,17 +199,17 @@ impl Core {
     }
 
     /// Pins a signer's bundle.
-    pub(super) fn pin(&mut self, signer: Option<SignerName>, bundle: Bundle, now: Now) {
-        self.bundles.pin(signer.clone(), bundle.clone());
-        for (_, entry) in self.entries.iter_mut().filter(|(key, _)| key.signer == signer) {
+    pub(super) fn pin(&mut self, signer: Option<&SignerName>, bundle: &Bundle, now: Now) {
+        self.bundles.pin(signer.cloned(), bundle.clone());
+        for (_, entry) in self.entries.iter_mut().filter(|(key, _)| key.signer.as_ref() == signer) {
             if let Stage::Served { secret, renewal, .. } = &mut entry.stage
-                && !bundles::overlap(&secret.roots, &bundle)
+                && !bundles::overlap(&secret.roots, bundle)
             {
                 *renewal = Renewal::at(now.wall, now);
             }
         }
-        if let Some(bundle) = self.signer_bundle(signer.as_ref(), None, now) {
-            self.offer_bundle(signer.as_ref(), &bundle, now);
+        if let Some(bundle) = self.signer_bundle(signer, None, now) {
+            self.offer_bundle(signer, &bundle, now);
         }
     }
 

@@ -187,7 +187,7 @@ impl Entry {
         let our_bundle = matches!(held, Held::Bundle(version) if self.versions.is_our_bundle(version));
         let needs_answer = claim.is_none() && !our_bundle;
         match &mut self.stage {
-            Stage::Served { .. } => {}
+            Stage::Served { .. } | Stage::Empty { fresh: true, .. } => {}
             Stage::Adopted { fresh, .. } if needs_answer => *fresh = true,
             Stage::Adopted {
                 claim: adopted,
@@ -201,12 +201,9 @@ impl Entry {
                 }
             }
             Stage::Empty { fresh, .. } if needs_answer => {
-                if !*fresh {
-                    self.wanted_since = now.mono;
-                }
+                self.wanted_since = now.mono;
                 *fresh = true;
             }
-            Stage::Empty { fresh: true, .. } => {}
             Stage::Empty { fresh: false, hold } => match claim {
                 Some(claim) => {
                     let renewal = Renewal::at(claim.renew_at, now);
@@ -248,10 +245,10 @@ impl Entry {
 
     /// How urgent, in which order within its class, and after which wait; none if nobody wants anything.
     fn want(&self, now: Now) -> Option<(Class, Duration, Duration)> {
-        let waited = Duration::MAX - now.mono.saturating_duration_since(self.wanted_since);
+        let waited = Duration::MAX.saturating_sub(now.mono.saturating_duration_since(self.wanted_since));
         let waiting = Some((Class::WaitingEnvoy, waited, Duration::ZERO));
         match &self.stage {
-            Stage::Empty { fresh: true, .. } if self.consumers > 0 => waiting,
+            Stage::Empty { fresh: true, .. } | Stage::Adopted { fresh: true, .. } if self.consumers > 0 => waiting,
             Stage::Empty { hold, .. } if self.consumers > 0 => {
                 let wait = hold.map_or(Duration::ZERO, |hold| hold.saturating_duration_since(now.mono));
                 Some((Class::WaitingEnvoy, waited, wait))
@@ -260,7 +257,6 @@ impl Entry {
                 let from = self.warm_from?;
                 Some((Class::WarmUp, waited, from.saturating_duration_since(now.mono)))
             }
-            Stage::Adopted { fresh: true, .. } if self.consumers > 0 => waiting,
             Stage::Adopted { claim, renewal, .. } => self.want_renewal(&claim.validity, renewal, now),
             Stage::Served { validity, renewal, .. } => self.want_renewal(validity, renewal, now),
         }
@@ -287,7 +283,7 @@ impl Entry {
             return Some((Class::NearExpiry, left, wait));
         }
         let overdue = now.wall.duration_since(renewal.wall).unwrap_or_default();
-        Some((Class::Routine, Duration::MAX - overdue, wait))
+        Some((Class::Routine, Duration::MAX.saturating_sub(overdue), wait))
     }
 
     /// What is left of the certificate that is offered or held; none if there is none.

@@ -95,6 +95,7 @@ impl Handle {
     }
 
     /// Subscribes to the workload's entry for the signer in force: the fixed one, else the wish, else the default.
+    #[expect(clippy::needless_pass_by_value, reason = "callers have no more use for it")]
     pub fn subscribe(
         &self,
         workload: &WorkloadUid,
@@ -116,8 +117,9 @@ impl Handle {
     /// Pins a signer's bundle (none: of the authority's default signer), or replaces the pin.
     ///
     /// Every entry of the signer offers the pin; a certificate of ours whose roots lie outside it is renewed soon.
+    #[expect(clippy::needless_pass_by_value, reason = "callers have no more use for it")]
     pub fn pin(&self, signer: Option<SignerName>, bundle: Bundle) {
-        self.act(|core, now| core.pin(signer, bundle, now));
+        self.act(|core, now| core.pin(signer.as_ref(), &bundle, now));
     }
 
     /// Every entry as it is now, sorted by workload and signer.

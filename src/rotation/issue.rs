@@ -84,7 +84,7 @@ pub(super) enum IssueError {
     #[error("the reply is rejected as foreign: none of its root certificates is in the signer's pinned bundle")]
     OutsidePin,
     #[error("the certificate is rejected")]
-    Svid(#[source] SvidError),
+    Svid(#[source] Box<SvidError>),
 }
 
 impl IssueError {
@@ -206,7 +206,8 @@ impl Issuer {
     fn check(&self, job: &Job, key: PrivateKey, elements: &[String]) -> Result<Issued, IssueError> {
         let chain = Chain::from_reply_elements(elements).map_err(IssueError::Chain)?;
         let roots = bundles::anchors(&chain, job.pin.as_ref())?;
-        let svid = Svid::assemble(key, chain, &roots, &job.id, self.clock.now()).map_err(IssueError::Svid)?;
+        let svid = Svid::assemble(key, chain, &roots, &job.id, self.clock.now())
+            .map_err(|error| IssueError::Svid(Box::new(error)))?;
         Ok(Issued { svid, roots })
     }
 }

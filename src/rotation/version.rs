@@ -23,11 +23,11 @@ const MAX_SERIAL_DIGITS: usize = 40;
 /// How many bytes of a digest go into a version.
 const DIGEST_BYTES: usize = 16;
 /// A certificate may begin this much in our future: clocks differ.
-const SKEW: Duration = Duration::from_secs(300);
+const SKEW: Duration = Duration::from_mins(5);
 /// Backdating and rounding may stretch a lifetime beyond what was asked for.
-const SLACK: Duration = Duration::from_secs(600);
+const SLACK: Duration = Duration::from_mins(10);
 /// No authority can be made to issue for less (cert-manager's smallest duration), so a cap below would adopt nothing.
-const LEAST_CAP: Duration = Duration::from_secs(3600);
+const LEAST_CAP: Duration = Duration::from_hours(1);
 
 /// Writes and judges the versions of one entry.
 #[derive(Debug, Clone)]
@@ -129,7 +129,11 @@ fn digest(parts: &[&str]) -> String {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digit = |nibble: u8| char::from_digit(nibble.into(), 16).unwrap_or('0');
+    bytes
+        .iter()
+        .flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)])
+        .collect()
 }
 
 fn seconds(time: SystemTime) -> u64 {
