@@ -54,7 +54,7 @@ impl Client {
             csr_pem: csr::build(&key, &id).unwrap().to_pem(),
             id,
             signer: signer.map(|name| name.parse().unwrap()),
-            ttl: Duration::from_secs(3600),
+            ttl: Duration::from_hours(1),
             token: Arc::new(FileToken::new(&self.token)),
             request_id: RequestId::from_bits(7),
         };

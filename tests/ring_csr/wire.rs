@@ -9,7 +9,7 @@ use tonic::Code;
 
 use crate::client::{client, roots_in};
 
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 const SHORT: Duration = Duration::from_secs(3);
 
 #[tokio::test]
