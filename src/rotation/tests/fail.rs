@@ -122,7 +122,7 @@ async fn workloads_that_hang_or_fail_delay_no_other() {
     pass(120).await;
     // Now that all of them are retries, a newcomer finds a slot at once.
     let uid = node.add("web");
-    let mut stream = node.handle.subscribe(&uid, None, Held::Nothing).unwrap();
+    let stream = node.handle.subscribe(&uid, None, Held::Nothing).unwrap();
     pass(1).await;
     assert!(stream.changed_now(), "served within a second");
 }

@@ -243,7 +243,7 @@ impl Node {
         let sign = Arc::new(FakeSign {
             clock: Arc::clone(&clock),
             ca: Mutex::new((ca, roots)),
-            life: Mutex::new(Duration::from_secs(24 * 3600)),
+            life: Mutex::new(Duration::from_hours(24)),
             otherwise: Mutex::new(Do::Issue),
             script: Mutex::default(),
             seen: Mutex::default(),

@@ -24,7 +24,7 @@ async fn a_waiting_envoy_gets_its_certificate_and_its_bundle_in_one_state() {
     assert!(certificate.is_rooted_in(&bundle));
     let entry = &node.handle.snapshot()[0];
     assert_eq!((entry.phase, entry.consumers, entry.adopted), (Phase::Active, 1, false));
-    assert_eq!(node.handle.outage_budget(), Some(Duration::from_secs(24 * 3600)));
+    assert_eq!(node.handle.outage_budget(), Some(Duration::from_hours(24)));
 }
 
 #[tokio::test(start_paused = true)]

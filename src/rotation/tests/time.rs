@@ -67,7 +67,7 @@ async fn with_a_ratio_near_one_only_the_floor_stands_between_renewals() {
         fetch_floor: Duration::from_millis(500),
         ..config()
     });
-    *node.sign.life.lock() = Duration::from_secs(600);
+    *node.sign.life.lock() = Duration::from_mins(10);
     let uid = node.add("web");
     let _stream = node.handle.subscribe(&uid, None, Held::Nothing).unwrap();
     pass(120).await;
@@ -101,7 +101,7 @@ async fn near_expiry_goes_before_routine() {
         let uid = node.add(&account);
         streams.push(node.handle.subscribe(&uid, None, Held::Nothing).unwrap());
         pass(1).await;
-        *node.sign.life.lock() = Duration::from_secs(24 * HOUR);
+        *node.sign.life.lock() = Duration::from_hours(24);
     }
     // A machine that slept wakes with everything due at once.
     node.clock.step(13 * 3600 + 1800);
@@ -156,10 +156,10 @@ async fn a_clock_that_ran_ahead_and_is_corrected_brings_the_certificate_back() {
 #[tokio::test(start_paused = true)]
 async fn the_certificate_is_renewed_before_it_ends_even_if_shorter_than_the_floor() {
     let node = Node::start(RotationConfig {
-        fetch_floor: Duration::from_secs(3600),
+        fetch_floor: Duration::from_hours(1),
         ..config()
     });
-    *node.sign.life.lock() = Duration::from_secs(600);
+    *node.sign.life.lock() = Duration::from_mins(10);
     let uid = node.add("web");
     let mut stream = node.handle.subscribe(&uid, None, Held::Nothing).unwrap();
     stream.changed().await.unwrap();

@@ -3,7 +3,7 @@
 use super::*;
 use proptest::prelude::*;
 
-const TTL: Duration = Duration::from_secs(24 * 3600);
+const TTL: Duration = Duration::from_hours(24);
 const NOW: u64 = 1_900_000_000;
 
 fn at(seconds: i64) -> SystemTime {
