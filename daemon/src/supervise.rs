@@ -102,6 +102,8 @@ impl Supervisor {
     ) -> Result<(), SuperviseError> {
         let stop = self.stop.clone();
         let outcome = tokio::select! {
+            // In this order: a task that ends because it was told to is no failure.
+            biased;
             () = stop.cancelled() => Ok(()),
             name = next_signal(&mut signals) => {
                 tracing::info!(signal = name, "draining");

@@ -19,20 +19,21 @@ use ensign_pki::{SharedClock, SystemClock, crypto};
 use ensign_proto::istio::v1::auth::istio_certificate_service_server::IstioCertificateServiceServer;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tower::util::MapResponseLayer;
 
 use crate::authn::{Authenticator, Jwks};
 use crate::config::Config;
-use crate::desk::{self, DeskParts, OpenSigners};
+use crate::desk::{self, Desk, DeskParts, OpenSigners};
 use crate::edge;
 use crate::limits::{Limits, LimitsConfig};
 use crate::metrics::Metrics;
 use crate::policy::Backend;
 use crate::service::{Parts, Service};
 use crate::serving::{Acceptor, Incoming, Serving, TlsLimits};
-use crate::signer::Host;
+use crate::signer::{Host, Signers};
 
 /// What a test may replace.
 #[derive(Debug, Clone)]
@@ -109,6 +110,8 @@ pub async fn bind_with(config: Config, fittings: Fittings) -> anyhow::Result<Bou
     };
     let (desk, policy_file) = desk::watch(&config.policy_file, parts).await?;
     supervisor.spawn("policy file", policy_file.run(stop.clone()));
+
+    supervisor.spawn("root expiry", follow_roots(desk.clone(), metrics.clone(), stop.clone()));
 
     let first = Arc::clone(&desk.borrow());
     let folders: Vec<_> = first
@@ -232,6 +235,31 @@ async fn follow_serving(mut serving: Serving, metrics: Metrics, stop: Cancellati
     }
 }
 
+/// Keeps the expiry of each signer's roots in the metrics: bundles change on disk without a new policy.
+async fn follow_roots(
+    mut desk: watch::Receiver<Arc<Desk>>,
+    metrics: Metrics,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut before = Signers::default();
+    loop {
+        let signers = desk.borrow_and_update().signers().clone();
+        for (name, _) in before.iter().filter(|(name, _)| signers.get(name).is_none()) {
+            metrics.forget_signer(name);
+        }
+        for (name, running) in signers.iter() {
+            metrics.root_expiry(name, running.trust().current().not_after());
+        }
+        before = signers;
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            _ = tokio::time::timeout(ROOTS_LOOK, desk.changed()) => {}
+        }
+    }
+}
+
+/// Alerts on roots think in days.
+const ROOTS_LOOK: Duration = Duration::from_secs(15);
 /// What the file is called in logs and metrics.
 const JWKS: &str = "jwks";
 /// One agent asks for the certificates of one node over one connection.

@@ -85,12 +85,6 @@ fn load(contents: &Contents, parts: &DeskParts, before: &Mutex<Signers>, runtime
     let signers = runtime
         .block_on(parts.signers.open(&policy, &old))
         .context("the policy is refused because not all of its signers start")?;
-    for (name, running) in signers.iter() {
-        parts.metrics.root_expiry(name, running.trust().current().not_after());
-    }
-    for (name, _) in old.iter().filter(|(name, _)| signers.get(name).is_none()) {
-        parts.metrics.forget_signer(name);
-    }
     *before.lock() = signers.clone();
     parts.metrics.reloaded(POLICY, parts.clock.now());
     Ok(Desk { policy, signers })

@@ -38,9 +38,9 @@ impl Issuer {
         json!({"alg": "ES256", "kid": self.kid, "typ": "JWT"})
     }
 
-    /// A token of httpbin in foo.
-    pub(super) fn token(&self) -> String {
-        self.sign(&self.header().to_string(), &claims().to_string())
+    /// A token that says so.
+    pub(super) fn token(&self, claims: &Value) -> String {
+        self.sign(&self.header().to_string(), &claims.to_string())
     }
 
     pub(super) fn sign(&self, header: &str, payload: &str) -> String {

@@ -6,7 +6,7 @@ use ensign_pki::Clock;
 use test_case::test_case;
 use tonic::metadata::MetadataValue;
 
-use super::mint::{Issuer, NOW};
+use super::mint::{Issuer, NOW, claims};
 use super::*;
 
 #[derive(Debug)]
@@ -47,7 +47,7 @@ fn metadata(pairs: &[(&'static str, &str)]) -> MetadataMap {
 
 fn verdict(pairs: &[(&'static str, &str)]) -> Result<Caller, &'static str> {
     let issuer = Issuer::new("a");
-    let token = issuer.token();
+    let token = issuer.token(&claims());
     let pairs: Vec<_> = pairs
         .iter()
         .map(|(name, value)| (*name, value.replace("TOKEN", &token)))
@@ -99,7 +99,7 @@ fn who_is_let_in(pairs: &[(&'static str, &str)]) {
 fn new_keys_count_from_the_next_call() {
     let (old, new) = (Issuer::new("a"), Issuer::new("b"));
     let (authenticator, keys) = authenticator(&old);
-    let token = format!("Bearer {}", new.token());
+    let token = format!("Bearer {}", new.token(&claims()));
     let call = metadata(&[("authorization", &token)]);
     assert_eq!(
         authenticator.authenticate(&call).unwrap_err().reason(),

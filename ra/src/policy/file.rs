@@ -125,6 +125,9 @@ fn build(file: &File, mistakes: &mut Mistakes) -> Option<Policy> {
     let trust_domain: Option<TrustDomain> = parsed(&file.trust_domain, "trustDomain", mistakes);
     let fallback = [DEFAULT_TTL, MIN_TTL, MAX_TTL];
     let common = ttl_values(&file.ttl, fallback, mistakes);
+    if let Err(why) = TtlBounds::new(common[0], common[1], common[2]) {
+        mistakes.0.push(why);
+    }
     let backdate = duration(file.backdate.as_ref(), "backdate", BACKDATE, mistakes);
     if backdate > MAX_BACKDATE {
         mistakes.0.push(format!(

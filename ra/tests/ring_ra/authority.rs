@@ -8,8 +8,8 @@ use std::sync::{Arc, LazyLock, Mutex, Once};
 
 use ensign_pki::csr::{self, Csr};
 use ensign_pki::{KeyType, PrivateKey, SpiffeId, SystemClock, crypto};
-use ensign_proto::istio::v1::auth::istio_certificate_service_client::IstioCertificateServiceClient;
 use ensign_proto::istio::v1::auth::IstioCertificateRequest;
+use ensign_proto::istio::v1::auth::istio_certificate_service_client::IstioCertificateServiceClient;
 use ensign_ra::app::{self, Fittings};
 use ensign_ra::config::{Command, Config};
 use ensign_ra::desk::OpenSigners;
@@ -107,7 +107,14 @@ impl Authority {
         let bound = app::bind_with(config(&folder, more), fittings).await.unwrap();
         let (addresses, stop) = (bound.addresses.clone(), bound.stop_token());
         let running = tokio::spawn(bound.run(None));
-        Self { folder, addresses, tokens, stop, running, signer }
+        Self {
+            folder,
+            addresses,
+            tokens,
+            stop,
+            running,
+            signer,
+        }
     }
 
     pub(crate) fn script(&self, script: impl Fn(Issuance) -> Answer + Send + Sync + 'static) {
@@ -141,7 +148,7 @@ impl Authority {
         claims["nbf"] = json!(0);
         claims["exp"] = json!(4_102_444_800_u64);
         change(&mut claims);
-        self.tokens.sign(&self.tokens.header().to_string(), &claims.to_string())
+        self.tokens.token(&claims)
     }
 
     pub(crate) async fn send(&self, ask: Ask) -> Result<Vec<String>, Status> {
@@ -171,7 +178,10 @@ impl Authority {
                 Ok::<_, std::io::Error>(TokioIo::new(connector.connect(name, stream).await?))
             }
         });
-        Endpoint::from_static("http://localhost").connect_with_connector(connect).await.unwrap()
+        Endpoint::from_static("http://localhost")
+            .connect_with_connector(connect)
+            .await
+            .unwrap()
     }
 
     /// The answer of one of the HTTP servers.
@@ -217,7 +227,12 @@ impl Ask {
 
 /// The log line of the request that was answered so.
 pub(crate) fn log_of(status: &Status) -> Value {
-    let id = status.metadata().get("x-request-id").expect("a request id").to_str().unwrap();
+    let id = status
+        .metadata()
+        .get("x-request-id")
+        .expect("a request id")
+        .to_str()
+        .unwrap();
     let lines = String::from_utf8(LOGS.lock().unwrap().clone()).unwrap();
     let line = lines.lines().find(|line| line.contains(id)).expect("a log line");
     serde_json::from_str(line).unwrap()

@@ -42,7 +42,10 @@ impl Ca {
         let key = KeyPair::generate().unwrap();
         let params = ca_params(name);
         let certificate = params.self_signed(&key).unwrap();
-        Self { issuer: Issuer::new(params, key), certificate }
+        Self {
+            issuer: Issuer::new(params, key),
+            certificate,
+        }
     }
 
     /// A CA below this one.
@@ -50,7 +53,10 @@ impl Ca {
         let key = KeyPair::generate().unwrap();
         let params = ca_params(name);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        Self { issuer: Issuer::new(params, key), certificate }
+        Self {
+            issuer: Issuer::new(params, key),
+            certificate,
+        }
     }
 
     pub(crate) fn der(&self) -> CertificateDer<'static> {
@@ -64,9 +70,16 @@ impl Ca {
     pub(crate) fn sign(&self, leaf: &Leaf<'_>) -> IssuedChain {
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
-        params.subject_alt_names =
-            leaf.uris.iter().map(|uri| SanType::URI(uri.as_str().try_into().unwrap())).collect();
-        params.is_ca = if leaf.ca { IsCa::Ca(BasicConstraints::Unconstrained) } else { IsCa::ExplicitNoCa };
+        params.subject_alt_names = leaf
+            .uris
+            .iter()
+            .map(|uri| SanType::URI(uri.as_str().try_into().unwrap()))
+            .collect();
+        params.is_ca = if leaf.ca {
+            IsCa::Ca(BasicConstraints::Unconstrained)
+        } else {
+            IsCa::ExplicitNoCa
+        };
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages.clone_from(&leaf.purposes);
         params.not_before = OffsetDateTime::now_utc() + Duration::hours(leaf.from_hours);

@@ -18,7 +18,11 @@ fn assert_refused(status: &Status, code: Code, reason: &str) {
     assert_eq!(line["reason"], reason, "{line}");
     // Opaque: nothing of the reason, the signer or the identity.
     for secret in [reason, "foo", "httpbin", "secret detail"] {
-        assert!(!status.message().contains(secret), "{:?} contains {secret:?}", status.message());
+        assert!(
+            !status.message().contains(secret),
+            "{:?} contains {secret:?}",
+            status.message()
+        );
     }
 }
 
@@ -43,7 +47,11 @@ async fn a_chain_is_answered_leaf_first_root_bundle_last() {
     assert_eq!(elements.len(), 4);
     let certificates = |text: &String| text.matches("BEGIN CERTIFICATE").count();
     assert_eq!(elements.iter().map(certificates).collect::<Vec<_>>(), [1, 1, 1, 2]);
-    assert!(elements.iter().all(|one| one.ends_with("-----\n") && !one.contains("\n\n")));
+    assert!(
+        elements
+            .iter()
+            .all(|one| one.ends_with("-----\n") && !one.contains("\n\n"))
+    );
     authority.stop().await;
 }
 
@@ -74,11 +82,31 @@ async fn each_error_of_a_signer_has_its_code() {
     let signer: SignerName = "foo".parse().unwrap();
     let detail = || "secret detail".to_owned();
     let cases: [(fn(SignerName, String) -> SignerError, Code, &str); 5] = [
-        (|signer, detail| SignerError::Denied { signer, detail }, Code::FailedPrecondition, "denied"),
-        (|signer, detail| SignerError::Failed { signer, detail }, Code::FailedPrecondition, "failed"),
-        (|signer, detail| SignerError::Gone { signer, detail }, Code::Unavailable, "gone"),
-        (|signer, detail| SignerError::TimedOut { signer, detail }, Code::DeadlineExceeded, "timed_out"),
-        (|signer, detail| SignerError::Unavailable { signer, detail }, Code::Unavailable, "unavailable"),
+        (
+            |signer, detail| SignerError::Denied { signer, detail },
+            Code::FailedPrecondition,
+            "denied",
+        ),
+        (
+            |signer, detail| SignerError::Failed { signer, detail },
+            Code::FailedPrecondition,
+            "failed",
+        ),
+        (
+            |signer, detail| SignerError::Gone { signer, detail },
+            Code::Unavailable,
+            "gone",
+        ),
+        (
+            |signer, detail| SignerError::TimedOut { signer, detail },
+            Code::DeadlineExceeded,
+            "timed_out",
+        ),
+        (
+            |signer, detail| SignerError::Unavailable { signer, detail },
+            Code::Unavailable,
+            "unavailable",
+        ),
     ];
     for (error, code, reason) in cases {
         let signer = signer.clone();
@@ -100,9 +128,15 @@ async fn a_wrong_answer_of_each_kind_is_never_passed_on() {
     let between = Arc::new(ca.intermediate("between"));
     let wrong: [(&str, fn(&mut Leaf<'_>)); 6] = [
         ("ca_leaf", |leaf| leaf.ca = true),
-        ("wrong_san", |leaf| leaf.uris = vec!["spiffe://cluster.local/ns/foo/sa/other".to_owned()]),
-        ("wrong_san", |leaf| leaf.uris.push("spiffe://cluster.local/ns/foo/sa/other".to_owned())),
-        ("missing_eku", |leaf| leaf.purposes = vec![ExtendedKeyUsagePurpose::ServerAuth]),
+        ("wrong_san", |leaf| {
+            leaf.uris = vec!["spiffe://cluster.local/ns/foo/sa/other".to_owned()]
+        }),
+        ("wrong_san", |leaf| {
+            leaf.uris.push("spiffe://cluster.local/ns/foo/sa/other".to_owned())
+        }),
+        ("missing_eku", |leaf| {
+            leaf.purposes = vec![ExtendedKeyUsagePurpose::ServerAuth]
+        }),
         ("expired", |leaf| (leaf.from_hours, leaf.to_hours) = (-3, -2)),
         ("not_yet_valid", |leaf| (leaf.from_hours, leaf.to_hours) = (2, 3)),
     ];
@@ -125,7 +159,10 @@ async fn a_wrong_answer_of_each_kind_is_never_passed_on() {
         let status = authority.send(authority.ask()).await.unwrap_err();
         assert_eq!(status.code(), Code::Internal);
         let seen = log_of(&status)["reason"].as_str().unwrap().to_owned();
-        assert!(["foreign_root", "incomplete_chain"].contains(&&*seen), "{seen}, expected {reason}");
+        assert!(
+            ["foreign_root", "incomplete_chain"].contains(&&*seen),
+            "{seen}, expected {reason}"
+        );
     }
     authority.script(|_| Box::pin(async { Ok(Vec::new()) }));
     let status = authority.send(authority.ask()).await.unwrap_err();

@@ -25,14 +25,24 @@ async fn a_new_policy_counts_and_a_bad_one_does_not() {
     let policy = authority.folder.path().join("policy.yaml");
     std::fs::write(&policy, "apiVersion: nonsense").unwrap();
     until("the bad policy is noticed", || async {
-        authority.http("metrics", "/metrics").await.contains("file_loaded{file=\"policy\"} 0")
+        authority
+            .http("metrics", "/metrics")
+            .await
+            .contains("file_loaded{file=\"policy\"} 0")
     })
     .await;
     authority.send(authority.ask()).await.unwrap();
     assert!(authority.http("readyz", "/readyz").await.starts_with("HTTP/1.1 200"));
 
-    std::fs::write(&policy, POLICY.replace("serviceAccounts: [httpbin]", "serviceAccounts: [other]")).unwrap();
-    until("the new policy is in effect", || async { authority.send(authority.ask()).await.is_err() }).await;
+    std::fs::write(
+        &policy,
+        POLICY.replace("serviceAccounts: [httpbin]", "serviceAccounts: [other]"),
+    )
+    .unwrap();
+    until("the new policy is in effect", || async {
+        authority.send(authority.ask()).await.is_err()
+    })
+    .await;
     let status = authority.send(authority.ask()).await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied);
     assert_eq!(log_of(&status)["reason"], "no_rule");
@@ -45,14 +55,20 @@ async fn new_keys_of_the_issuer_count_and_bad_ones_do_not() {
     let jwks = authority.folder.path().join("jwks.json");
     std::fs::write(&jwks, "{\"keys\":[]}").unwrap();
     until("the bad keys are noticed", || async {
-        authority.http("metrics", "/metrics").await.contains("file_loaded{file=\"jwks\"} 0")
+        authority
+            .http("metrics", "/metrics")
+            .await
+            .contains("file_loaded{file=\"jwks\"} 0")
     })
     .await;
     authority.send(authority.ask()).await.unwrap();
 
     let next = Issuer::new("b");
     std::fs::write(&jwks, next.jwks()).unwrap();
-    until("the old key is gone", || async { authority.send(authority.ask()).await.is_err() }).await;
+    until("the old key is gone", || async {
+        authority.send(authority.ask()).await.is_err()
+    })
+    .await;
     authority.tokens = next;
     authority.send(authority.ask()).await.unwrap();
     authority.stop().await;
@@ -64,7 +80,10 @@ async fn metrics_count_what_happened() {
     let mut ask = authority.ask();
     ask.ttl = i64::MAX;
     authority.send(ask).await.unwrap();
-    authority.send(authority.ask().with("CertSigner", "bar")).await.unwrap_err();
+    authority
+        .send(authority.ask().with("CertSigner", "bar"))
+        .await
+        .unwrap_err();
     let metrics = authority.http("metrics", "/metrics").await;
     for line in [
         "ensign_ra_requests_total{code=\"ok\",reason=\"issued\"} 1",

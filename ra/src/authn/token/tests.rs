@@ -17,14 +17,14 @@ fn reason(token: &str, jwks: &Jwks) -> &'static str {
 #[test]
 fn a_token_of_the_issuer_is_believed() {
     let issuer = Issuer::new("a");
-    let payload = verify(&issuer.token(), &keys_of(&issuer)).unwrap();
+    let payload = verify(&issuer.token(&claims()), &keys_of(&issuer)).unwrap();
     assert_eq!(serde_json::from_slice::<Value>(&payload).unwrap(), claims());
 }
 
 #[test]
 fn a_token_of_another_key_of_that_name_is_not() {
     let (issuer, other) = (Issuer::new("a"), Issuer::new("a"));
-    assert_eq!(reason(&other.token(), &keys_of(&issuer)), "token_signature");
+    assert_eq!(reason(&other.token(&claims()), &keys_of(&issuer)), "token_signature");
 }
 
 #[test_case(json!({"alg": "ES256", "kid": "b"}), "token_kid_unknown"; "an unknown key")]
@@ -56,7 +56,7 @@ fn duplicate_members_of_a_header_are_refused() {
 fn a_changed_part_is_noticed() {
     let issuer = Issuer::new("a");
     let jwks = keys_of(&issuer);
-    let token = issuer.token();
+    let token = issuer.token(&claims());
     let parts: Vec<&str> = token.split('.').collect();
     let other = URL_SAFE_NO_PAD.encode(json!({"sub": "system:serviceaccount:foo:admin"}).to_string());
     assert_eq!(
@@ -74,7 +74,7 @@ fn a_changed_part_is_noticed() {
 #[test]
 fn no_error_holds_the_token() {
     let (issuer, other) = (Issuer::new("a"), Issuer::new("a"));
-    let token = other.token();
+    let token = other.token(&claims());
     let error = verify(&token, &keys_of(&issuer)).unwrap_err();
     for part in token.split('.') {
         assert!(!format!("{error} {error:?}").contains(part));
