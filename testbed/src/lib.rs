@@ -16,6 +16,5 @@ pub mod process;
 pub mod scenario;
 pub mod serial;
 pub mod story;
-pub mod tokens;
 pub mod wait;
 pub mod world;

@@ -6,22 +6,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ensign_testkit::tokens::{Claims, ISSUER, TokenMint};
 use serde_json::{Value, json};
 
 use super::{Workload, WorldSpec};
 use crate::{
     folder::{Folder, write_atomically},
     process::{Spec, own_binary},
-    tokens::TokenIssuer,
 };
 
 /// How the RA is started.
-pub(super) fn ra(folder: &Folder, spec: &WorldSpec, issuer: &str) -> anyhow::Result<Spec> {
+pub(super) fn ra(folder: &Folder, spec: &WorldSpec) -> anyhow::Result<Spec> {
     let path = |name: &str| folder.join(name).display().to_string();
     let flags = [
         ("--policy-file", path("policy.yaml")),
         ("--jwks-file", path("jwks.json")),
-        ("--token-issuer", issuer.to_owned()),
+        ("--token-issuer", ISSUER.to_owned()),
         ("--serving-ca-dir", path("serving-ca")),
         ("--serving-root-file", path("ra-root.pem")),
         ("--grpc-addr", "127.0.0.1:0".to_owned()),
@@ -124,7 +124,7 @@ pub(super) fn write_policy(folder: &Folder, spec: &WorldSpec) -> anyhow::Result<
 }
 
 /// Writes one file for each node, and one token for each workload.
-pub(super) fn write_workloads(folder: &Folder, tokens: &TokenIssuer, spec: &WorldSpec) -> anyhow::Result<()> {
+pub(super) fn write_workloads(folder: &Folder, tokens: &TokenMint, spec: &WorldSpec) -> anyhow::Result<()> {
     for workload in &spec.workloads {
         write_token(folder, tokens, workload)?;
     }
@@ -151,8 +151,8 @@ fn agent_name(node: usize) -> String {
     }
 }
 
-fn write_token(folder: &Folder, tokens: &TokenIssuer, workload: &Workload) -> anyhow::Result<()> {
-    let token = tokens.mint(&workload.namespace, &workload.name)?;
+fn write_token(folder: &Folder, tokens: &TokenMint, workload: &Workload) -> anyhow::Result<()> {
+    let token = tokens.mint(&Claims::service_account(&workload.namespace, &workload.name));
     write_atomically(&token_file(folder.path(), workload), token.as_bytes())
 }
 

@@ -11,6 +11,7 @@ pub use self::spec::{Rule, Signer, Workload, WorldSpec};
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, ensure};
+use ensign_testkit::tokens::{self, TokenMint};
 use serde_json::Value;
 
 use crate::{
@@ -19,16 +20,14 @@ use crate::{
     http,
     process::Program,
     serial,
-    tokens::TokenIssuer,
     wait::{self, PATIENCE},
 };
 
 /// The running mesh.
-#[derive(Debug)]
 pub struct World {
     folder: Arc<Folder>,
     spec: WorldSpec,
-    tokens: TokenIssuer,
+    tokens: TokenMint,
     ra: Program,
     ra_addresses: BTreeMap<String, SocketAddr>,
     agents: Vec<Agent>,
@@ -42,9 +41,6 @@ struct Agent {
     addresses_file: PathBuf,
 }
 
-/// `iss` of the tokens of every world.
-const TOKEN_ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
-
 // === impl World ===
 
 impl World {
@@ -55,12 +51,12 @@ impl World {
 
     /// The same in a folder that the caller removes.
     pub async fn start_in(folder: Arc<Folder>, spec: WorldSpec) -> anyhow::Result<Self> {
-        let tokens = TokenIssuer::new(TOKEN_ISSUER)?;
-        folder.write("jwks.json", tokens.jwks()?)?;
+        let tokens = TokenMint::rs256("test-key");
+        folder.write("jwks.json", tokens::jwks(&[&tokens]))?;
         files::write_policy(&folder, &spec)?;
         files::write_workloads(&folder, &tokens, &spec)?;
 
-        let mut ra = Program::start(files::ra(&folder, &spec, TOKEN_ISSUER)?, folder.path())?;
+        let mut ra = Program::start(files::ra(&folder, &spec)?, folder.path())?;
         let ra_addresses = ra.addresses(&folder.join("ra.addresses")).await?;
         let grpc = ra_addresses
             .get("grpc")
