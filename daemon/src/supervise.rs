@@ -109,7 +109,11 @@ impl Supervisor {
                 tracing::info!(signal = name, "draining");
                 Ok(())
             }
-            error = self.first_to_stop() => Err(error),
+            error = self.first_to_stop() => match error {
+                // It saw the stop token before we did.
+                SuperviseError::Ended { .. } if stop.is_cancelled() => Ok(()),
+                error => Err(error),
+            },
         };
         self.stop.cancel();
         self.connections.close();

@@ -1,0 +1,211 @@
+//! Puts the agent together: the only file that knows every module.
+//!
+//! [`bind`] checks and binds everything that can be wrong, so that a wrong path, address or file stops the agent at
+//! once, with the fix in the text; [`Bound::run`] returns when the agent has stopped. Readiness needs
+//! sockets, the workloads file and the roots of the authority, never the authority itself: a node must not go unready because
+//! a server far away is down. On the way out: unready, sockets gone, streams end, exit.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use ensign_daemon::supervise::{Signals, Supervisor};
+use ensign_daemon::watched_file::{FileSet, WatchMetrics, WatchedFile};
+use ensign_daemon::{Readiness, addresses, http};
+use ensign_pki::{Bundle, SystemClock, crypto};
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, SocketLine, StatusSource};
+use crate::config::Config;
+use crate::csr_client::{Sign, SignerName};
+use crate::rotation::{self, Handle, RotationCollector};
+use crate::sds;
+use crate::source::{Notice, fixed};
+
+mod authority;
+mod node;
+use authority::Authority;
+use node::Node;
+
+/// An agent whose sockets and addresses are bound and whose tasks are started; [`Bound::run`] watches over them.
+#[derive(Debug)]
+pub struct Bound {
+    /// Where metrics and health are.
+    pub admin: SocketAddr,
+    /// Where the status is.
+    pub status: SocketAddr,
+    supervisor: Supervisor,
+    readiness: Readiness,
+    drain_timeout: Duration,
+}
+
+/// Builds the agent. Anything wrong is an error here, not later.
+pub async fn bind(config: Config) -> anyhow::Result<Bound> {
+    bind_with(config, None).await
+}
+
+/// As [`bind`], but with the caller's authority instead of the one at `CA_ADDR`.
+pub async fn bind_with(config: Config, sign: Option<Arc<dyn Sign>>) -> anyhow::Result<Bound> {
+    let mut supervisor = Supervisor::new();
+    let readiness = Readiness::new();
+    let drain_timeout = config.drain_timeout;
+    match assemble(config, sign, &mut supervisor, &readiness).await {
+        Ok((admin, status)) => Ok(Bound { admin, status, supervisor, readiness, drain_timeout }),
+        Err(error) => {
+            // What is bound already is taken back in order, so that no socket file stays behind.
+            supervisor.stop_token().cancel();
+            let _ = supervisor.run(None, drain_timeout).await;
+            Err(error)
+        }
+    }
+}
+
+/// Binds everything and starts every task; gives the addresses of admin and status.
+async fn assemble(
+    config: Config,
+    sign: Option<Arc<dyn Sign>>,
+    supervisor: &mut Supervisor,
+    readiness: &Readiness,
+) -> anyhow::Result<(SocketAddr, SocketAddr)> {
+    let _ = crypto::install_default();
+    let stop = supervisor.stop_token();
+    let sockets_gate = readiness.gate("sockets", "sockets are being bound");
+    let workloads_gate = readiness.gate("workloads", "the workloads file is being read");
+    let mut registry = Registry::default();
+    let files = WatchMetrics::register(registry.sub_registry_with_prefix("ensign_agent"));
+    let clock = SystemClock::shared();
+
+    let admin = http::bind(config.admin_addr, "--admin-addr").await?;
+    let status = http::bind(config.status_addr, "--status-addr").await?;
+    let authority_name = config.ca.address.to_string();
+
+    let sign: Arc<dyn Sign> = if let Some(sign) = sign {
+        sign
+    } else {
+        let gate = readiness.gate("ca-roots", authority::no_roots(&config.ca_roots_file));
+        let (authority, roots, watched) = Authority::open(config.ca, &config.ca_roots_file, &files).await;
+        watch_file(supervisor, "ca-roots-file", watched, &stop);
+        let follow = Arc::clone(&authority).follow(roots, gate, stop.clone());
+        supervisor.spawn("ca-roots", follow);
+        authority
+    };
+    let (rotation, worker) = rotation::start(config.rotation, sign, clock.clone());
+    for (signer, path) in config.pins {
+        let label = "pinned bundle";
+        let parse = |contents: &ensign_daemon::watched_file::Contents| Ok(Bundle::parse_pem(contents.text(0)?)?);
+        let (bundle, watched) = FileSet::file(label, path).metrics(&files).required(parse).await?;
+        watch_file(supervisor, "pinned-bundle-file", watched, &stop);
+        rotation.pin(signer.clone(), Bundle::clone(&bundle.borrow()));
+        supervisor.spawn("pinned-bundle", follow_pin(signer, bundle, rotation.clone(), stop.clone()));
+    }
+
+    let sds_metrics = sds::Metrics::default();
+    sds_metrics.register(&mut registry);
+    registry.register_collector(Box::new(RotationCollector::new(rotation.clone(), clock.clone())));
+    let sds = sds::Server::new(config.sds, rotation.clone(), sds_metrics);
+    let (workloads, source, watched) = fixed::open(config.source, &files).await?;
+    workloads_gate.open();
+    watch_file(supervisor, "workloads-file", watched, &stop);
+    let mut node = Node::new(rotation.clone(), sds.clone(), supervisor.connections(), stop.clone());
+    for workload in workloads {
+        let uid = Arc::clone(&workload.uid);
+        node.appeared(workload).with_context(|| format!("workload {uid}"))?;
+    }
+    sockets_gate.open();
+
+    let (notices, inbox) = mpsc::channel::<Notice>(NOTICES);
+    supervisor.spawn("source", source.run(notices, stop.clone()));
+    supervisor.spawn("node", node.run(inbox, stop.clone()));
+    let worker_stop = stop.clone();
+    supervisor.spawn("rotation", async move {
+        worker.run(worker_stop).await;
+        Ok(())
+    });
+    let at = (admin.local_addr()?, status.local_addr()?);
+    serve_http(supervisor, "admin", admin, admin::admin_router(registry, readiness.clone()));
+    let lines = status_source(rotation, sds, readiness, clock, authority_name);
+    serve_http(supervisor, "status", status, admin::status_router(lines));
+    if let Some(path) = &config.addresses_file {
+        addresses::write(path, &BTreeMap::from([("admin", at.0), ("status", at.1)])).await?;
+    }
+    tracing::info!(admin = %at.0, status = %at.1, "bound");
+    Ok(at)
+}
+
+// === impl Bound ===
+
+impl Bound {
+    /// Cancel it to stop the agent as SIGTERM does.
+    pub fn stop_token(&self) -> CancellationToken {
+        self.supervisor.stop_token()
+    }
+
+    /// Serves until a signal, the stop token or the end of a task stops the agent.
+    pub async fn run(mut self, signals: Option<Signals>) -> anyhow::Result<()> {
+        let (readiness, stop) = (self.readiness, self.supervisor.stop_token());
+        self.supervisor.spawn("readiness", async move {
+            stop.cancelled().await;
+            readiness.begin_drain();
+            Ok(())
+        });
+        self.supervisor.run(signals, self.drain_timeout).await?;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+fn watch_file<T: Send + Sync + 'static>(
+    supervisor: &mut Supervisor,
+    name: &'static str,
+    watched: WatchedFile<T>,
+    stop: &CancellationToken,
+) {
+    supervisor.spawn(name, watched.run(stop.clone()));
+}
+
+fn serve_http(supervisor: &mut Supervisor, name: &'static str, listener: TcpListener, router: axum::Router) {
+    let (stop, connections) = (supervisor.stop_token(), supervisor.connections());
+    supervisor.spawn(name, http::serve(listener, router, stop, connections));
+}
+
+/// Passes every new version of a pinned bundle on.
+async fn follow_pin(
+    signer: Option<SignerName>,
+    mut bundle: watch::Receiver<Arc<Bundle>>,
+    rotation: Handle,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    while let Some(Ok(())) = stop.run_until_cancelled(bundle.changed()).await {
+        let newest = Bundle::clone(&bundle.borrow_and_update());
+        rotation.pin(signer.clone(), newest);
+    }
+    stop.cancelled().await;
+    Ok(())
+}
+
+fn status_source(
+    rotation: Handle,
+    sds: sds::Server,
+    readiness: &Readiness,
+    clock: ensign_pki::SharedClock,
+    authority: String,
+) -> StatusSource {
+    let lines = move || {
+        let line = |socket: sds::SocketSnapshot| SocketLine {
+            workload: socket.workload,
+            path: socket.path,
+            connections: socket.connections,
+            streams: socket.streams,
+        };
+        sds.snapshot().into_iter().map(line).collect()
+    };
+    StatusSource { rotation, sockets: Arc::new(lines), readiness: readiness.clone(), clock, authority }
+}
+
+/// Notices wait here while a socket is being bound; a source that is faster waits too.
+const NOTICES: usize = 64;

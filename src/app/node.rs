@@ -1,0 +1,141 @@
+//! Joins a source's workloads to rotation and to their sockets.
+//!
+//! Owns which workloads are served. Promises the order that keeps others unharmed: a socket is bound before anything is
+//! asked for its workload; on removal entries and keys go at once, then the socket; an acknowledgement means that it is
+//! done. A socket that cannot be bound at run time is logged and hurts only its workload.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::rotation::{self, Handle, WorkloadUid};
+use crate::sds;
+use crate::source::{Event, Notice, Refused, Socket, Workload};
+
+/// The workloads of this node.
+#[derive(Debug)]
+pub(super) struct Node {
+    rotation: Handle,
+    sds: sds::Server,
+    served: HashMap<Arc<str>, Served>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// One bound socket.
+#[derive(Debug)]
+struct Served {
+    socket: Socket,
+    close: CancellationToken,
+    closed: JoinHandle<()>,
+}
+
+// === impl Node ===
+
+impl Node {
+    /// No workloads. Sockets run on `tasks` and close with `stop`.
+    pub(super) fn new(rotation: Handle, sds: sds::Server, tasks: TaskTracker, stop: CancellationToken) -> Self {
+        Self { rotation, sds, served: HashMap::new(), tasks, stop }
+    }
+
+    /// Takes notices until `stop`.
+    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Notice>, stop: CancellationToken) -> anyhow::Result<()> {
+        while let Some(Some(notice)) = stop.run_until_cancelled(inbox.recv()).await {
+            self.take(notice);
+        }
+        stop.cancelled().await;
+        Ok(())
+    }
+
+    fn take(&mut self, notice: Notice) {
+        let Notice { event, done } = notice;
+        let outcome = match event {
+            Event::Appeared(workload) | Event::Changed(workload) => self.appeared_or_changed(workload),
+            Event::Gone(uid) => {
+                if let Some(closing) = self.gone(&uid) {
+                    // Not waited for here: one slow client must not delay the other workloads.
+                    self.tasks.spawn(async move {
+                        let _ = closing.await;
+                        let _ = done.send(Ok(()));
+                    });
+                    return;
+                }
+                Ok(())
+            }
+        };
+        // A source that has stopped listening is a source that is stopping.
+        let _ = done.send(outcome);
+    }
+
+    fn appeared_or_changed(&mut self, workload: Workload) -> Result<(), Refused> {
+        let uid = Arc::clone(&workload.uid);
+        let outcome = match self.served.get(&uid) {
+            None => self.appeared(workload),
+            Some(served) if served.socket == workload.socket => {
+                self.rotation.change(entry(workload));
+                Ok(())
+            }
+            Some(_) => self.moved(workload),
+        };
+        outcome.map_err(|error| {
+            let error = ensign_daemon::logging::chain(&error);
+            tracing::error!(workload = %uid, error, "socket not bound, the workload waits");
+            Refused
+        })
+    }
+
+    /// Binds, makes the workload known, then serves: nobody can ask before there is something to ask for.
+    pub(super) fn appeared(&mut self, workload: Workload) -> Result<(), sds::BindError> {
+        let (handle, close) = self.bind(&workload)?;
+        tracing::info!(workload = %workload.uid, id = %workload.id, signer = ?workload.signer, "workload added");
+        let (uid, socket) = (Arc::clone(&workload.uid), workload.socket.clone());
+        self.rotation.add(entry(workload));
+        let closed = self.tasks.spawn(handle.run());
+        self.served.insert(uid, Served { socket, close, closed });
+        Ok(())
+    }
+
+    /// The new socket first: if it cannot be bound, the old one serves on. At the same path it replaces the old file.
+    fn moved(&mut self, workload: Workload) -> Result<(), sds::BindError> {
+        let (handle, close) = self.bind(&workload)?;
+        let (uid, socket) = (Arc::clone(&workload.uid), workload.socket.clone());
+        self.rotation.change(entry(workload));
+        let closed = self.tasks.spawn(handle.run());
+        if let Some(old) = self.served.insert(uid, Served { socket, close, closed }) {
+            old.close.cancel();
+        }
+        Ok(())
+    }
+
+    /// Entries and keys go now; the handle ends when the socket is closed.
+    fn gone(&mut self, uid: &Arc<str>) -> Option<JoinHandle<()>> {
+        self.rotation.remove(&WorkloadUid::new(uid));
+        let served = self.served.remove(uid)?;
+        served.close.cancel();
+        tracing::info!(workload = %uid, "workload removed");
+        Some(served.closed)
+    }
+
+    fn bind(&self, workload: &Workload) -> Result<(sds::SocketHandle, CancellationToken), sds::BindError> {
+        let Socket { path, mode, owner } = workload.socket.clone();
+        let owner = owner.map(|(uid, gid)| sds::Owner { uid, gid });
+        let close = self.stop.child_token();
+        let spec = sds::SocketSpec { path, mode, owner };
+        let handle = self.sds.serve(WorkloadUid::new(&workload.uid), spec, close.clone())?;
+        Ok((handle, close))
+    }
+}
+
+fn entry(workload: Workload) -> rotation::Workload {
+    rotation::Workload {
+        uid: WorkloadUid::new(&workload.uid),
+        id: workload.id,
+        token: workload.token,
+        fixed_signer: workload.signer,
+        key_type: workload.key_type,
+    }
+}

@@ -1,0 +1,101 @@
+//! Settings, from the command line to checked values. The environment of the test run is not touched.
+
+use super::*;
+
+fn with(flags: &[&str]) -> Result<Config, String> {
+    let fixed = ["ensign-agent", "--workloads-file", "/etc/w.yaml"];
+    match load(fixed.iter().chain(flags)) {
+        Ok(Request::Run(config)) => Ok(*config),
+        Ok(Request::Print(text)) => Err(text),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[test]
+fn the_defaults_are_the_documented_ones() {
+    let config = with(&[]).unwrap();
+    assert_eq!(config.rotation.ttl, Duration::from_secs(24 * 3600));
+    assert_eq!(config.rotation.schedule, Schedule::default());
+    assert_eq!(config.source.key_type, KeyType::P256);
+    assert_eq!(config.ca.address.to_string(), "ensign-ra.istio-system.svc:443");
+    assert!(config.status_addr.ip().is_loopback());
+    assert!(config.pins.is_empty() && config.rotation.default_signer.is_none());
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_with_flag_and_variable() {
+    let flags = ["--ca-addr=istiod.istio-system.svc:15010", "--secret-ttl=24", "--secret-grace-period-ratio=1.5"];
+    let more = ["--status-addr=0.0.0.0:1", "--pinned-bundles=foo", "--log-level=loud", "--ca-root-ca=SYSTEM"];
+    let error = with(&[&flags[..], &more[..]].concat()).unwrap_err();
+    for part in [
+        "--ca-addr (CA_ADDR)",
+        "plaintext",
+        "--secret-ttl (SECRET_TTL)",
+        "--secret-grace-period-ratio (SECRET_GRACE_PERIOD_RATIO)",
+        "--status-addr (ENSIGN_STATUS_ADDR)",
+        "--pinned-bundles (ENSIGN_PINNED_BUNDLES)",
+        "--log-level (ENSIGN_LOG_LEVEL)",
+        "--ca-root-ca (CA_ROOT_CA)",
+        "7 mistake(s)",
+    ] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+}
+
+#[test]
+fn a_missing_workloads_file_is_a_mistake() {
+    let error = load(["ensign-agent"]).unwrap_err().to_string();
+    assert!(error.contains("--workloads-file (ENSIGN_WORKLOADS_FILE): is not set"), "{error}");
+}
+
+#[test]
+fn kinds_of_keys_are_spelled_as_in_istio() {
+    assert_eq!(with(&["--ecc-curve=P384"]).unwrap().source.key_type, KeyType::P384);
+    assert!(with(&["--ecc-curve=P521"]).unwrap_err().contains("P256 or P384"));
+    let rsa = with(&["--ecc-signature-algorithm="]);
+    if KeyType::Rsa2048.ensure_generatable().is_ok() {
+        assert_eq!(rsa.unwrap().source.key_type, KeyType::Rsa2048);
+    } else {
+        assert!(rsa.unwrap_err().contains("--ecc-signature-algorithm (ECC_SIGNATURE_ALGORITHM)"));
+    }
+}
+
+#[test]
+fn pins_name_a_signer_or_the_default_one() {
+    let config = with(&["--pinned-bundles=foo=/a.pem,=/b.pem"]).unwrap();
+    let pins: Vec<_> = config.pins.iter().map(|(signer, _)| signer.as_ref().map(SignerName::as_str)).collect();
+    assert_eq!(pins, [Some("foo"), None]);
+    assert!(with(&["--pinned-bundles=foo=/a", "--pinned-bundles=foo=/b"]).unwrap_err().contains("twice"));
+}
+
+#[test]
+fn print_config_shows_what_is_in_effect_and_no_secret() {
+    let text = with(&["--print-config", "--cluster-id=eyJhbGciOi.eyJz.c2ln"]).unwrap_err();
+    assert!(text.contains("\"secret-ttl\"") && text.contains("SECRET_TTL"), "{text}");
+    assert!(!text.contains("eyJhbGciOi"), "{text}");
+}
+
+/// The table of docs/agent-configuration.md, as the flags say it.
+fn table() -> String {
+    let row = |argument: &clap::Arg| {
+        let flag = format!("`--{}`", argument.get_long()?);
+        let variable = argument.get_env().map_or(String::new(), |name| format!("`{}`", name.to_string_lossy()));
+        let defaults: Vec<_> = argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
+        let default = if defaults.is_empty() || !argument.get_action().takes_values() {
+            String::new()
+        } else {
+            format!("`{}`", defaults.join(","))
+        };
+        let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+        Some(format!("| {flag} | {variable} | {default} | {help} |\n"))
+    };
+    let command = Args::command();
+    let rows: String = command.get_arguments().filter_map(row).collect();
+    format!("| flag | variable | default | meaning |\n|---|---|---|---|\n{rows}")
+}
+
+#[test]
+fn the_documented_table_is_the_one_in_effect() {
+    let page = include_str!("../../docs/agent-configuration.md");
+    assert!(page.contains(&table()), "docs/agent-configuration.md must hold this table:\n{}", table());
+}
