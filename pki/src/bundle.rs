@@ -97,7 +97,7 @@ impl Bundle {
     }
 
     /// How many there are: one or more.
-    #[allow(clippy::len_without_is_empty, reason = "a bundle is never empty")]
+    #[expect(clippy::len_without_is_empty, reason = "a bundle is never empty")]
     pub fn len(&self) -> usize {
         self.inner.roots.len()
     }
@@ -148,7 +148,9 @@ impl Bundle {
 
 impl Root {
     fn new(certificate: Certificate) -> Result<Self, BundleError> {
-        if !certificate.is_issuer() && !(certificate.is_ca() && certificate.is_self_signed()) {
+        // A root of version 1 has no basic constraints to say that it is a CA; that it signed itself says so.
+        let may_anchor = certificate.is_issuer() || (certificate.is_v1() && certificate.is_self_signed());
+        if !may_anchor {
             return Err(BundleError::NotCa {
                 subject: certificate.subject().to_owned(),
                 serial: certificate.serial().to_owned(),

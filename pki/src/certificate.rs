@@ -4,7 +4,7 @@
 //! facts, `webpki` for what paths are built from, so that a later step cannot meet a certificate that it cannot read.
 
 use std::{
-    fmt,
+    fmt::{self, Write as _},
     time::{Duration, SystemTime},
 };
 
@@ -179,6 +179,11 @@ impl Certificate {
         self.is_ca || self.is_v1
     }
 
+    /// Whether it is of version 1, which has no basic constraints.
+    pub(crate) fn is_v1(&self) -> bool {
+        self.is_v1
+    }
+
     /// Whether subject and issuer are one name and its own key made its signature. A signature of an algorithm that
     /// we do not verify (old roots are signed with SHA-1) counts: a root's own signature proves nothing anyway.
     pub fn is_self_signed(&self) -> bool {
@@ -242,5 +247,11 @@ fn hex(serial: &[u8]) -> String {
         [0, magnitude @ ..] if !magnitude.is_empty() => magnitude,
         whole => whole,
     };
-    magnitude.iter().map(|byte| format!("{byte:02x}")).collect()
+    magnitude
+        .iter()
+        .fold(String::with_capacity(magnitude.len() * 2), |mut text, byte| {
+            // Writing to a String does not fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }

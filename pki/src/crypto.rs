@@ -40,6 +40,9 @@ pub enum CryptoError {
     /// The operating system gives no random bytes.
     #[error("the operating system gives no random bytes")]
     Random,
+    /// `ring` makes no RSA keys.
+    #[error("{PROVIDER_NAME} makes no RSA keys")]
+    NoRsaGeneration,
     /// A key that the provider does not accept.
     #[error(
         "{PROVIDER_NAME} rejects the key: its parts are damaged, do not belong together or are of an unsupported size"
@@ -245,12 +248,12 @@ fn modulus_length(pair: &RsaKeyPair) -> usize {
     pair.public_modulus_len()
 }
 
-/// A new private key as PKCS#8, or `None` if this provider cannot make one of this type.
-pub(crate) fn generate_pkcs8(key_type: KeyType) -> Result<Option<Zeroizing<Vec<u8>>>, CryptoError> {
+/// A new private key as PKCS#8.
+pub(crate) fn generate_pkcs8(key_type: KeyType) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
     let ecdsa = |algorithm| {
         let document =
             EcdsaKeyPair::generate_pkcs8(algorithm, &SystemRandom::new()).map_err(|_| CryptoError::Random)?;
-        Ok(Some(Zeroizing::new(document.as_ref().to_vec())))
+        Ok(Zeroizing::new(document.as_ref().to_vec()))
     };
     match key_type {
         KeyType::P256 => ecdsa(&signature::ECDSA_P256_SHA256_ASN1_SIGNING),
@@ -260,12 +263,12 @@ pub(crate) fn generate_pkcs8(key_type: KeyType) -> Result<Option<Zeroizing<Vec<u
 }
 
 #[cfg(feature = "ring")]
-fn rsa_pkcs8(_: KeyType) -> Result<Option<Zeroizing<Vec<u8>>>, CryptoError> {
-    Ok(None)
+fn rsa_pkcs8(_: KeyType) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+    Err(CryptoError::NoRsaGeneration)
 }
 
 #[cfg(not(feature = "ring"))]
-fn rsa_pkcs8(key_type: KeyType) -> Result<Option<Zeroizing<Vec<u8>>>, CryptoError> {
+fn rsa_pkcs8(key_type: KeyType) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
     use backend::{
         encoding::{AsDer as _, Pkcs8V1Der},
         rsa::KeySize,
@@ -277,7 +280,7 @@ fn rsa_pkcs8(key_type: KeyType) -> Result<Option<Zeroizing<Vec<u8>>>, CryptoErro
     };
     let pair = RsaKeyPair::generate(size).map_err(|_| CryptoError::Random)?;
     let der: Pkcs8V1Der<'_> = pair.as_der().map_err(|_| CryptoError::Key)?;
-    Ok(Some(Zeroizing::new(der.as_ref().to_vec())))
+    Ok(Zeroizing::new(der.as_ref().to_vec()))
 }
 
 /// Bits of a big-endian number without leading zero bytes.

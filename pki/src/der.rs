@@ -120,8 +120,7 @@ impl<'a> Reader<'a> {
             [0x80..=0xff, ..] => Err(DerError::Value("integer: negative")),
             [0] => Ok(bytes),
             [0, 0..=0x7f, ..] => Err(DerError::Value("integer: not in its shortest form")),
-            [0, magnitude @ ..] => Ok(magnitude),
-            magnitude => Ok(magnitude),
+            [0, magnitude @ ..] | magnitude => Ok(magnitude),
         }
     }
 

@@ -4,7 +4,7 @@
 //! percent escape, no query, no empty segment, no trailing slash. So two ids are equal if and only if their texts
 //! are, and a comparison of texts is a comparison of identities. Who *has* an identity is decided elsewhere.
 
-use std::{fmt, hash::Hash, ops::Range, str::FromStr, sync::Arc};
+use std::{fmt, hash::Hash, str::FromStr, sync::Arc};
 
 /// SPIFFE ID specification, section 2.3: at most 2048 bytes in all.
 const MAX_ID: usize = 2048;
@@ -81,8 +81,8 @@ impl AsRef<str> for TrustDomain {
 pub struct SpiffeId {
     text: Arc<str>,
     trust_domain: TrustDomain,
-    namespace: Range<usize>,
-    service_account: Range<usize>,
+    /// Where the service account begins in the text. The namespace lies between it and the trust domain.
+    account_at: usize,
 }
 
 impl SpiffeId {
@@ -96,11 +96,8 @@ impl SpiffeId {
         }
         // The parts are bounded by 255 + 63 + 253 bytes, so the sum stays far below MAX_ID.
         let text = format!("{SCHEME}{trust_domain}{NS}{namespace}{SA}{service_account}");
-        let namespace_at = SCHEME.len() + trust_domain.as_str().len() + NS.len();
-        let account_at = namespace_at + namespace.len() + SA.len();
         Ok(Self {
-            namespace: namespace_at..namespace_at + namespace.len(),
-            service_account: account_at..text.len(),
+            account_at: text.len() - service_account.len(),
             text: text.into(),
             trust_domain: trust_domain.clone(),
         })
@@ -118,12 +115,13 @@ impl SpiffeId {
 
     /// The Kubernetes namespace.
     pub fn namespace(&self) -> &str {
-        self.text.get(self.namespace.clone()).unwrap_or_default()
+        let begin = SCHEME.len() + self.trust_domain.as_str().len() + NS.len();
+        self.text.get(begin..self.account_at - SA.len()).unwrap_or_default()
     }
 
     /// The Kubernetes service account.
     pub fn service_account(&self) -> &str {
-        self.text.get(self.service_account.clone()).unwrap_or_default()
+        self.text.get(self.account_at..).unwrap_or_default()
     }
 }
 

@@ -9,11 +9,11 @@ use rcgen::{
 
 use crate::{Certificate, KeyType, PrivateKey, SpiffeId};
 
-pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const HOUR: Duration = Duration::from_hours(1);
 
 /// A fixed "now" for tests, on a whole second as certificates are.
 pub(crate) fn now() -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+    SystemTime::UNIX_EPOCH + Duration::from_hours(500_000)
 }
 
 pub(crate) fn id() -> SpiffeId {

@@ -169,17 +169,13 @@ impl Chain {
 fn place(leaf: &Certificate, mut loose: Vec<Certificate>) -> Result<Vec<Certificate>, ChainError> {
     let mut placed = Vec::<Certificate>::new();
     while !loose.is_empty() {
-        let below = placed.iter().rev().chain(std::iter::once(leaf));
-        let next = below
-            .filter_map(|below| loose.iter().position(|c| c.is_ca() && below.names_as_issuer(c)))
-            .next();
-        match next {
-            Some(at) => placed.push(loose.remove(at)),
-            None => {
-                let subject = loose.pop().map(|c| c.subject().to_owned()).unwrap_or_default();
-                return Err(ChainError::Unplaced(subject));
-            }
-        }
+        let mut below = placed.iter().rev().chain(std::iter::once(leaf));
+        let next = below.find_map(|below| loose.iter().position(|c| c.is_ca() && below.names_as_issuer(c)));
+        let Some(at) = next else {
+            let subject = loose.pop().map(|c| c.subject().to_owned()).unwrap_or_default();
+            return Err(ChainError::Unplaced(subject));
+        };
+        placed.push(loose.remove(at));
     }
     Ok(placed)
 }

@@ -182,7 +182,8 @@ pub struct PrivateKey {
 impl PrivateKey {
     /// Makes a new key. RSA takes from a tenth of a second to seconds of pure computation: call it where blocking is allowed.
     pub fn generate(key_type: KeyType) -> Result<Self, KeyError> {
-        let pkcs8 = crypto::generate_pkcs8(key_type)?.ok_or(KeyError::CannotGenerate(key_type))?;
+        key_type.ensure_generatable()?;
+        let pkcs8 = crypto::generate_pkcs8(key_type)?;
         // Through the same door as keys from files: what leaves is PKCS#8 version 1 whatever the provider writes.
         Self::from_pkcs8(&pkcs8)
     }

@@ -213,7 +213,7 @@ fn no_message_shows_key_material() {
         let mut shown = format!("{error:?} {error}");
         let mut source = std::error::Error::source(&error);
         while let Some(inner) = source {
-            shown += &format!("{inner:?} {inner}");
+            shown = format!("{shown} {inner:?} {inner}");
             source = inner.source();
         }
         for line in &body {

@@ -216,7 +216,7 @@ fn check_path(chain: &Chain, anchors: &Bundle, now: SystemTime) -> Result<(), Sv
         )
         .map_err(|error| explain(error, chain, anchors, now))?;
     // A certificate beside the path was not looked at by webpki, yet every Envoy would send it.
-    let on_path: Vec<_> = path.intermediate_certificates().map(|c| c.der()).collect();
+    let on_path: Vec<_> = path.intermediate_certificates().map(webpki::Cert::der).collect();
     for beside in chain.intermediates().iter().filter(|c| !on_path.contains(c.der())) {
         if !chain
             .iter()
