@@ -496,9 +496,9 @@ pub fn node(id: &str, cert_signer: Option<&str>) -> Bytes {
         fields.insert("CERT_SIGNER".to_owned(), text(signer));
     }
     let extension = |number| Extension {
-        name: format!("envoy.filters.network.some_filter_number_{number:03}"),
+        name: format!("envoy.filters.network.some_filter_of_number_{number:03}"),
         category: "envoy.filters.network".to_owned(),
-        type_urls: vec![format!("envoy.extensions.filters.{number:03}.v3.Filter")],
+        type_urls: vec![format!("envoy.extensions.filters.{number:03}.v3.FilterRule")],
         ..Extension::default()
     };
     let node = Node {
