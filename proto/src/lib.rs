@@ -31,6 +31,7 @@ pub mod sds_path {
     unused_qualifications,
     clippy::all,
     clippy::pedantic,
+    clippy::clone_on_ref_ptr,
     reason = "generated"
 )]
 pub mod envoy {
@@ -71,6 +72,7 @@ pub mod envoy {
     unused_qualifications,
     clippy::all,
     clippy::pedantic,
+    clippy::clone_on_ref_ptr,
     reason = "generated"
 )]
 pub mod google {
@@ -86,6 +88,7 @@ pub mod google {
     unused_qualifications,
     clippy::all,
     clippy::pedantic,
+    clippy::clone_on_ref_ptr,
     reason = "generated"
 )]
 pub mod istio {

@@ -18,9 +18,9 @@ use x509_parser::prelude::FromDer;
 use crate::Fault;
 
 /// As Istio backdates.
-const BACKDATE: Duration = Duration::from_secs(120);
-const YEAR: Duration = Duration::from_secs(365 * 86_400);
-const HOUR: Duration = Duration::from_secs(3_600);
+const BACKDATE: Duration = Duration::from_mins(2);
+const YEAR: Duration = Duration::from_hours(365 * 24);
+const HOUR: Duration = Duration::from_hours(1);
 
 /// A root with its intermediates. Clones share the keys.
 #[derive(Clone, Debug)]

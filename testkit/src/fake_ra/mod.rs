@@ -182,7 +182,7 @@ impl FakeRa {
 
     /// Shows a certificate that has expired, from the right root.
     pub fn serve_expired(&self) {
-        let hour_ago = SystemTime::now() - Duration::from_secs(3600);
+        let hour_ago = SystemTime::now() - Duration::from_hours(1);
         self.set_serving(&self.serving_ca.serving(&["localhost", "127.0.0.1"], hour_ago));
     }
 
@@ -342,7 +342,7 @@ fn tls(identity: &Identity) -> Arc<rustls::ServerConfig> {
 }
 
 fn next_year() -> SystemTime {
-    SystemTime::now() + Duration::from_secs(365 * 86_400)
+    SystemTime::now() + Duration::from_hours(365 * 24)
 }
 
 #[cfg(test)]
