@@ -28,9 +28,9 @@ pub enum AuthzError {
     #[error("the CSR asks for {asked}, the caller is {own}")]
     NotOwn {
         /// What the CSR holds.
-        asked: SpiffeId,
+        asked: String,
         /// The caller's.
-        own: SpiffeId,
+        own: String,
     },
 }
 
@@ -48,8 +48,8 @@ pub fn authorise(trust_domain: &TrustDomain, caller: &Caller, asked: &SpiffeId) 
         Ok(own)
     } else {
         Err(AuthzError::NotOwn {
-            asked: asked.clone(),
-            own,
+            asked: asked.to_string(),
+            own: own.to_string(),
         })
     }
 }

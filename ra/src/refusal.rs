@@ -4,7 +4,6 @@
 //! reason is `Display`, for the log, and [`Refusal::reason`], a word for metrics. The order of the variants is the
 //! order of the steps of a request.
 
-use ensign_pki::SvidError;
 use ensign_pki::csr::CsrError;
 use thiserror::Error;
 use tonic::{Code, Status};
@@ -13,6 +12,7 @@ use crate::authn::AuthnError;
 use crate::authz::AuthzError;
 use crate::limits::LimitError;
 use crate::policy::Denial;
+use crate::reply::AnswerError;
 use crate::request::ExtrasError;
 use crate::signer::{SignerError, SignerName};
 
@@ -65,11 +65,11 @@ pub enum Refusal {
 
 impl Refusal {
     /// An answer that does not hold.
-    pub fn answer(signer: &SignerName, error: &SvidError) -> Self {
+    pub fn answer(signer: &SignerName, error: AnswerError) -> Self {
         Self::Answer {
             signer: signer.clone(),
-            reason: error.reason(),
-            why: error.to_string(),
+            reason: error.reason,
+            why: error.why,
         }
     }
 

@@ -6,11 +6,12 @@
 
 use std::time::SystemTime;
 
+use ensign_daemon::logging;
 use ensign_pki::csr::Csr;
 use ensign_pki::{Chain, SpiffeId, Validity, verify_issued};
+use thiserror::Error;
 
-use crate::refusal::Refusal;
-use crate::signer::{IssuedChain, SignerName};
+use crate::signer::IssuedChain;
 use crate::trust::Roots;
 
 /// A reply that holds.
@@ -22,23 +23,33 @@ pub struct Reply {
     pub validity: Validity,
 }
 
-/// Checks what `signer` answered and puts it in the form of a reply.
+/// What is wrong with a signer's answer.
+#[derive(Debug, Error)]
+#[error("{why}")]
+pub struct AnswerError {
+    /// As a word.
+    pub reason: &'static str,
+    /// In full.
+    pub why: String,
+}
+
+/// Checks what a signer answered and puts it in the form of a reply.
 pub fn compose(
-    signer: &SignerName,
     issued: &IssuedChain,
     roots: &Roots,
     csr: &Csr,
     id: &SpiffeId,
     now: SystemTime,
-) -> Result<Reply, Refusal> {
+) -> Result<Reply, AnswerError> {
     // Ordered, without duplicates, and without the roots that a backend may have added.
-    let chain = Chain::from_ders(issued).map_err(|error| Refusal::Answer {
-        signer: signer.clone(),
+    let chain = Chain::from_ders(issued).map_err(|error| AnswerError {
         reason: error.reason(),
-        why: ensign_daemon::logging::chain(&error),
+        why: logging::chain(&error),
     })?;
-    let validity = verify_issued(&chain, roots.bundle(), id, csr.spki_der(), now)
-        .map_err(|error| Refusal::answer(signer, &error))?;
+    let validity = verify_issued(&chain, roots.bundle(), id, csr.spki_der(), now).map_err(|error| AnswerError {
+        reason: error.reason(),
+        why: logging::chain(&error),
+    })?;
     let mut elements: Vec<String> = chain.iter().map(|one| one_line_feed(&one.to_pem())).collect();
     elements.push(one_line_feed(roots.pem()));
     Ok(Reply { elements, validity })

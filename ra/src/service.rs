@@ -160,7 +160,8 @@ impl Service {
             Ok(Ok(issued)) => {
                 // Roots are read after signing: a bundle that just gained the issuer's root counts.
                 let roots = running.trust().current();
-                reply::compose(&grant.signer, &issued, &roots, &csr, &id, parts.clock.now())
+                reply::compose(&issued, &roots, &csr, &id, parts.clock.now())
+                    .map_err(|error| Refusal::answer(&grant.signer, error))
             }
             Ok(Err(error)) => Err(Refusal::Signer(error)),
             Err(_) => Err(Refusal::SignerDeadline(grant.signer.clone())),

@@ -95,12 +95,12 @@ struct RuleForm {
 struct Mistakes(Vec<String>);
 
 /// Defaults, floor and cap where a file is silent; the first two are Istio's.
-const DEFAULT_TTL: Duration = Duration::from_secs(24 * 3600);
-const MAX_TTL: Duration = Duration::from_secs(2160 * 3600);
-const MIN_TTL: Duration = Duration::from_secs(600);
-const BACKDATE: Duration = Duration::from_secs(120);
+const DEFAULT_TTL: Duration = Duration::from_hours(24);
+const MAX_TTL: Duration = Duration::from_hours(2160);
+const MIN_TTL: Duration = Duration::from_mins(10);
+const BACKDATE: Duration = Duration::from_mins(2);
 /// A NotBefore further back than this makes Istio's ztunnel, which renews at half of the whole validity, renew at once.
-const MAX_BACKDATE: Duration = Duration::from_secs(3600);
+const MAX_BACKDATE: Duration = Duration::from_hours(1);
 
 pub(super) fn parse(text: &str) -> Result<Policy, PolicyError> {
     let file: File = serde_saphyr::from_str(text).map_err(|error| PolicyError::Form(one_line(&error)))?;
@@ -338,7 +338,7 @@ fn one_line(error: &serde_saphyr::Error) -> String {
 // === impl Mistakes ===
 
 impl Mistakes {
-    fn at<T>(&mut self, place: &Spanned<T>, what: String) {
+    fn at<T>(&mut self, place: &Spanned<T>, what: impl std::fmt::Display) {
         self.0.push(format!("line {}: {what}", place.referenced.line()));
     }
 }

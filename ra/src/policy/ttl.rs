@@ -31,9 +31,9 @@ pub enum TtlChange {
 impl TtlBounds {
     /// An hour at most: what is safe to grant where nothing else is known.
     pub(super) const SHORTEST: Self = Self {
-        default: Duration::from_secs(3600),
-        min: Duration::from_secs(600),
-        max: Duration::from_secs(3600),
+        default: Duration::from_hours(1),
+        min: Duration::from_mins(10),
+        max: Duration::from_hours(1),
     };
 
     /// Bounds, or the sentence that says why these are none.
