@@ -107,7 +107,7 @@ impl WorldSpec {
     #[must_use]
     pub fn rotating_every(self, floor: &str) -> Self {
         self.agent_env("SECRET_TTL", "1h")
-            .agent_env("SECRET_GRACE_PERIOD_RATIO", "0.999")
+            .agent_env("SECRET_GRACE_PERIOD_RATIO", "0.9998")
             .agent_env("SECRET_GRACE_PERIOD_RATIO_JITTER", "0.0001")
             .agent_env("ENSIGN_FETCH_FLOOR", floor)
     }
