@@ -23,7 +23,7 @@ fn request() -> Request {
 /// The reason for which a reply is refused, or `accepted`.
 fn judge(ca: &TestCa, fault: Option<Fault>) -> String {
     let Request { id, key, csr_pem } = request();
-    let reply = ca.reply(&csr_pem, Duration::from_secs(3600), fault);
+    let reply = ca.reply(&csr_pem, Duration::from_hours(1), fault);
     let anchors = Bundle::parse_pem(&ca.root_pem()).unwrap();
     match Chain::from_reply_elements(&reply) {
         Err(error) => format!("chain: {}", error.reason()),
@@ -48,22 +48,22 @@ fn a_right_reply_is_accepted_whatever_the_depth() {
 #[test]
 fn each_fault_is_refused_for_its_own_reason() {
     let ca = TestCa::new("a");
-    let reasons: Vec<_> = Fault::ALL
-        .iter()
-        .map(|&fault| (fault, judge(&ca, Some(fault))))
-        .collect();
-    for (fault, reason) in &reasons {
-        assert_ne!(reason, "accepted", "{fault:?}");
+    for fault in Fault::ALL {
+        let expected = match fault {
+            Fault::OtherKey => "wrong_key",
+            Fault::OtherSan | Fault::ExtraSan => "wrong_san",
+            Fault::CaLeaf => "ca_leaf",
+            Fault::MissingServerAuth | Fault::MissingClientAuth => "missing_eku",
+            Fault::Expired => "expired",
+            Fault::NotYetValid => "not_yet_valid",
+            Fault::ForeignRoot => "foreign_root",
+            Fault::ForeignChain | Fault::MissingIntermediate => "incomplete_chain",
+            Fault::Empty | Fault::Garbage => "chain: empty_chain",
+            Fault::RootOnly => "chain: no_leaf",
+            Fault::LeafNotFirst => "chain: misordered_chain",
+        };
+        assert_eq!(judge(&ca, Some(fault)), expected, "{fault:?}");
     }
-    let reason = |fault| reasons.iter().find(|(other, _)| *other == fault).unwrap().1.as_str();
-    assert_eq!(reason(Fault::OtherKey), "wrong_key");
-    assert_eq!(reason(Fault::OtherSan), "wrong_san");
-    assert_eq!(reason(Fault::CaLeaf), "ca_leaf");
-    assert_eq!(reason(Fault::MissingServerAuth), "missing_eku");
-    assert_eq!(reason(Fault::MissingClientAuth), "missing_eku");
-    assert_eq!(reason(Fault::Expired), "expired");
-    assert_eq!(reason(Fault::NotYetValid), "not_yet_valid");
-    assert_eq!(reason(Fault::ForeignRoot), "foreign_root");
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn two_roots_of_one_subject_differ() {
 fn serials_differ_for_one_key() {
     let ca = TestCa::new("a");
     let csr_pem = request().csr_pem;
-    let leaf = || ca.reply(&csr_pem, Duration::from_secs(60), None)[0].clone();
+    let leaf = || ca.reply(&csr_pem, Duration::from_mins(1), None)[0].clone();
     assert_ne!(leaf(), leaf());
 }
 
@@ -97,11 +97,11 @@ fn the_folder_holds_what_istio_plugs_in() {
 #[test]
 fn a_moved_clock_moves_the_validity() {
     let ca = TestCa::new("a");
-    let later = SystemTime::now() + Duration::from_secs(86_400);
-    let reply = ca.reply_at(later, &request().csr_pem, Duration::from_secs(60), None);
+    let later = SystemTime::now() + Duration::from_hours(24);
+    let reply = ca.reply_at(later, &request().csr_pem, Duration::from_mins(1), None);
     let (_, pem) = x509_parser::pem::parse_x509_pem(reply[0].as_bytes()).unwrap();
     let seen = pem.parse_x509().unwrap().validity().not_after.timestamp();
-    let expected = (later + Duration::from_secs(60))
+    let expected = (later + Duration::from_mins(1))
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap()
         .as_secs();

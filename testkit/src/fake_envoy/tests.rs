@@ -68,13 +68,14 @@ fn serve(socket: &Path) -> JoinSet<()> {
     let listener = tokio::net::UnixListener::bind(socket).unwrap();
     let mut server = JoinSet::new();
     server.spawn(async move {
+        let mut connections = JoinSet::new();
         while let Ok((stream, _)) = listener.accept().await {
             let service = hyper::service::service_fn(|request| async move {
                 let codec = tonic_prost::ProstCodec::<DiscoveryResponse, DiscoveryRequest>::default();
                 Ok::<_, Infallible>(Grpc::new(codec).streaming(Echo, request).await)
             });
             let server = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
-            tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+            connections.spawn(server.serve_connection(TokioIo::new(stream), service));
         }
     });
     server
@@ -110,4 +111,20 @@ async fn speaks_as_envoy_does() {
     // Another stream of the same connection is its own.
     let mut other = envoy.subscribe(&["a", "b"]).await;
     assert_eq!(other.next(patience).await.unwrap().only().name, "a,b");
+}
+
+#[tokio::test]
+async fn a_stalled_peer_notices_that_it_was_dropped_and_only_then() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("sds.sock");
+    let server = serve(&socket);
+    let node = node("id", None);
+    let kept = StalledEnvoy::connect(&socket, &node, &["default", "ROOTCA"])
+        .await
+        .unwrap();
+    assert!(!kept.dropped_within(Duration::from_millis(50)).await);
+
+    let dropped = StalledEnvoy::connect(&socket, &node, &["default"]).await.unwrap();
+    drop(server);
+    assert!(dropped.dropped_within(crate::patience()).await);
 }
