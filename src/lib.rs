@@ -13,6 +13,8 @@
 
 pub mod source;
 
+pub mod sds;
+
 pub mod rotation;
 
 pub mod csr_client;

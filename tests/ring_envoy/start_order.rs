@@ -11,7 +11,9 @@ use std::sync::Arc;
 async fn an_envoy_that_is_there_first_gets_its_certificate_once_the_agent_comes() -> anyhow::Result<()> {
     let folder = Arc::new(Folder::new()?);
     let socket = folder.join("httpbin.sock");
-    let spec = EnvoySpec::new("httpbin", "foo", "httpbin", socket).signer("foo").serving();
+    let spec = EnvoySpec::new("httpbin", "foo", "httpbin", socket)
+        .signer("foo")
+        .serving();
     let envoy = Envoy::start(spec, folder.path()).await?;
     assert!(envoy.admin().ready().await.is_err(), "ready without an agent");
     let world = World::start_in(folder, WorldSpec::foo_and_bar(&[("foo", "httpbin")])).await?;

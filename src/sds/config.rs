@@ -1,0 +1,61 @@
+//! The limits and times of the SDS server.
+//!
+//! Owns the defaults and why they are what they are. Leaves flags and environment to `crate::config`.
+
+use std::time::Duration;
+
+/// What one socket allows, and how long it waits.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Connections at once on one socket. Envoy opens one; a hot restart doubles it.
+    pub max_connections: usize,
+    /// Streams at once on one connection. Envoy opens one for each name.
+    pub max_streams_per_connection: u32,
+    /// Streams at once on one socket.
+    pub max_streams: usize,
+    /// Names in one request. Only two mean anything; the rest costs time to read and nothing to keep.
+    pub max_names: usize,
+    /// Bytes of one request. Envoy's first has about 61 kB.
+    pub max_message: usize,
+    /// Bytes of all requests of one socket that are received in part.
+    pub max_partial: usize,
+    /// A connection without a stream that asked for something is closed after this.
+    pub idle_timeout: Duration,
+    /// A peer that takes no byte for this long is dropped.
+    pub write_timeout: Duration,
+    /// How often a peer is asked whether it is alive, over HTTP/2.
+    pub keep_alive_interval: Duration,
+    /// How long it may take to answer that.
+    pub keep_alive_timeout: Duration,
+    /// How long `default` waits for the connection's `ROOTCA` streams to accept the root that it needs.
+    pub root_wait: Duration,
+    /// How long a response may stay unanswered before a newer secret is sent regardless.
+    pub answer_wait: Duration,
+    /// How often the socket file is looked for.
+    pub socket_check: Duration,
+    /// How long streams may take to end when the socket closes.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_connections: 64,
+            max_streams_per_connection: 256,
+            max_streams: 1024,
+            max_names: 16_384,
+            max_message: 1024 * 1024,
+            // A thousand of Envoy's first messages at once, as after a restart of the agent.
+            max_partial: 64 * 1024 * 1024,
+            // pilot-agent's probe and Envoy speak at once.
+            idle_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(10),
+            keep_alive_interval: Duration::from_secs(60),
+            keep_alive_timeout: Duration::from_secs(30),
+            root_wait: Duration::from_secs(10),
+            answer_wait: Duration::from_secs(10),
+            socket_check: Duration::from_secs(1),
+            drain_timeout: Duration::from_secs(5),
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! One connection of one socket: HTTP/2 settings, routing, and what its streams share.
+//!
+//! Owns the limits of a connection (streams, silence, a peer that does not read) and the way from a request's path
+//! to a [`Session`]. hyper runs each stream as a task on the socket's tracker; nothing else is spawned.
+//! The server's SETTINGS go out before the client's first byte is read: pilot-agent probes for them.
+
+use std::convert::Infallible;
+use std::future::{self, Future};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use bytes::buf::Chain;
+use ensign_proto::sds_path;
+use http::{Request, Response};
+use http_body_util::{Either, Empty};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::Status;
+
+use super::config::Config;
+use super::delta::Delta;
+use super::fetch::Fetch;
+use super::grpc::{self, Budget};
+use super::metrics::WorkloadMetrics;
+use super::patient_io::PatientIo;
+use super::roots::Roots;
+use super::session::{Machine, Session};
+use super::stream::Stream;
+use crate::rotation::{Handle, WorkloadUid};
+
+/// What a stream may send before we read: one first message of Envoy's fits.
+const STREAM_WINDOW: u32 = 65_535;
+
+/// What a connection may send before we read.
+const CONNECTION_WINDOW: u32 = 256 * 1024;
+
+/// Envoy's request headers have some 300 bytes.
+const MAX_HEADERS: u32 = 8 * 1024;
+
+/// What may wait in one stream's send buffer; a response is handed over whole, so this bounds what comes after it.
+const SEND_BUFFER: usize = 16 * 1024;
+
+/// Makes the nonces of no two streams of this process equal.
+static NEXT_STREAM: AtomicU64 = AtomicU64::new(1);
+
+/// What the connections of one socket share.
+pub(crate) struct Socket {
+    pub(crate) workload: WorkloadUid,
+    pub(crate) config: Config,
+    pub(crate) rotation: Handle,
+    pub(crate) metrics: WorkloadMetrics,
+    pub(crate) budget: Budget,
+    /// Cancelled: streams end, connections close when they have.
+    pub(crate) draining: CancellationToken,
+    /// Cancelled: connections close at once.
+    pub(crate) closed: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) connections: AtomicUsize,
+    pub(crate) streams: AtomicUsize,
+}
+
+/// What the streams of one connection share.
+pub(crate) struct Connection {
+    socket: Arc<Socket>,
+    pub(crate) roots: Roots,
+    /// How many streams asked for something.
+    active: watch::Sender<usize>,
+}
+
+/// Counts a stream for as long as it lives.
+pub(crate) struct StreamGuard {
+    id: u64,
+    connection: Arc<Connection>,
+    asked: bool,
+}
+
+/// Counts a connection for as long as it lives.
+struct ConnectionGuard(Arc<Socket>);
+
+/// Runs hyper's stream tasks where the socket can wait for them.
+#[derive(Clone)]
+struct OnTracker(TaskTracker);
+
+/// Body of every response.
+type Reply = Either<Empty<Chain<Bytes, Bytes>>, Session>;
+
+/// Serves one accepted connection until it ends. `None` if the socket has as many as it may.
+pub(crate) fn serve(socket: &Arc<Socket>, stream: UnixStream) -> Option<impl Future<Output = ()> + Send + use<>> {
+    let guard = ConnectionGuard::new(socket)?;
+    let socket = Arc::clone(socket);
+    Some(async move {
+        let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
+        let (active, _) = watch::channel(0);
+        let connection = Arc::new(Connection {
+            socket,
+            roots: Roots::default(),
+            active,
+        });
+        tracing::debug!(workload = %connection.socket.workload, pid, "connection accepted");
+        let end = connection.run(stream).await;
+        tracing::debug!(workload = %connection.socket.workload, pid, end, "connection ended");
+        drop(guard);
+    })
+}
+
+impl Connection {
+    pub(crate) fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// Returns why it ended, for the log.
+    async fn run(self: &Arc<Self>, stream: UnixStream) -> String {
+        let config = &self.socket.config;
+        let io = PatientIo::new(TokioIo::new(stream), config.write_timeout);
+        let service = service_fn(|request| {
+            let response = Ok::<_, Infallible>(self.answer(request));
+            future::ready(response)
+        });
+        let serving = http2::Builder::new(OnTracker(self.socket.tasks.clone()))
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(config.max_streams_per_connection)
+            .max_header_list_size(MAX_HEADERS)
+            .max_send_buf_size(SEND_BUFFER)
+            .keep_alive_interval(config.keep_alive_interval)
+            .keep_alive_timeout(config.keep_alive_timeout)
+            .auto_date_header(false)
+            .serve_connection(io, service);
+        let mut serving = pin!(serving);
+        let mut idle = pin!(self.idle());
+        let mut leaving = false;
+        loop {
+            tokio::select! {
+                served = &mut serving => return served.map_or_else(|error| error.to_string(), |()| "closed".into()),
+                () = &mut idle => return "no stream asked for anything".into(),
+                () = self.socket.closed.cancelled() => return "the socket closed".into(),
+                () = self.socket.draining.cancelled(), if !leaving => {
+                    leaving = true;
+                    serving.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    }
+
+    /// Completes when no stream has asked for anything for the idle timeout.
+    async fn idle(&self) {
+        let mut active = self.active.subscribe();
+        loop {
+            // The sender lives as long as `self`, so neither wait can fail.
+            let _ = active.wait_for(|streams| *streams == 0).await;
+            let busy = timeout(self.socket.config.idle_timeout, active.wait_for(|streams| *streams > 0));
+            if busy.await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Response<Reply> {
+        let (head, incoming) = request.into_parts();
+        if let Some(code) = grpc::http_fault(&head.method, &head.headers) {
+            let mut response = Response::new(Either::Left(Empty::new()));
+            *response.status_mut() = code;
+            return response;
+        }
+        let id = NEXT_STREAM.fetch_add(1, Ordering::Relaxed);
+        let machine = match head.uri.path() {
+            sds_path::STREAM_SECRETS => Machine::Stream(Stream::new(id)),
+            sds_path::DELTA_SECRETS => Machine::Delta(Delta::new(id)),
+            sds_path::FETCH_SECRETS => Machine::Fetch(Fetch::default()),
+            _ => {
+                return ended(&Status::unimplemented(
+                    "this socket serves the SecretDiscoveryService only",
+                ));
+            }
+        };
+        match StreamGuard::new(self, id) {
+            Some(guard) => grpc::accepted(Either::Right(Session::new(Arc::clone(self), guard, machine, incoming))),
+            None => ended(&Status::resource_exhausted(format!(
+                "this socket has its limit of {} streams",
+                self.socket.config.max_streams
+            ))),
+        }
+    }
+}
+
+/// A response that has nothing but a status.
+fn ended(status: &Status) -> Response<Reply> {
+    let mut response = grpc::accepted(Either::Left(Empty::new()));
+    response.headers_mut().extend(grpc::trailers(status));
+    response
+}
+
+impl ConnectionGuard {
+    fn new(socket: &Arc<Socket>) -> Option<Self> {
+        take(&socket.connections, socket.config.max_connections).then(|| {
+            socket.metrics.connections.inc();
+            Self(Arc::clone(socket))
+        })
+    }
+}
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.metrics.connections.dec();
+    }
+}
+
+impl StreamGuard {
+    fn new(connection: &Arc<Connection>, id: u64) -> Option<Self> {
+        let socket = &connection.socket;
+        take(&socket.streams, socket.config.max_streams).then(|| {
+            socket.metrics.streams.inc();
+            Self {
+                id,
+                connection: Arc::clone(connection),
+                asked: false,
+            }
+        })
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// A whole request came: the connection is not idle while this stream lives.
+    pub(crate) fn asked(&mut self) {
+        if !std::mem::replace(&mut self.asked, true) {
+            self.connection.active.send_modify(|streams| *streams += 1);
+        }
+    }
+}
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        if self.asked {
+            self.connection.active.send_modify(|streams| *streams -= 1);
+        }
+        self.connection.socket.streams.fetch_sub(1, Ordering::Relaxed);
+        self.connection.socket.metrics.streams.dec();
+    }
+}
+
+impl<F> hyper::rt::Executor<F> for OnTracker
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, stream: F) {
+        self.0.spawn(stream);
+    }
+}
+
+/// Counts one more, if there may be one more.
+fn take(count: &AtomicUsize, limit: usize) -> bool {
+    count
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
+            (count < limit).then_some(count + 1)
+        })
+        .is_ok()
+}

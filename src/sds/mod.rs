@@ -1,0 +1,32 @@
+//! Envoy's secret discovery service, on one Unix socket per workload.
+//!
+//! A request flows down this list: [`server`] accepts on a socket that [`socket_file`] keeps at its path, [`connection`]
+//! speaks HTTP/2 and makes a [`session`] of each stream, which cuts messages ([`grpc`]), reads them ([`request`])
+//! and asks a pure machine ([`stream`], [`delta`] or [`fetch`], over one [`ledger`]) what they mean. What is due is
+//! encoded by [`secret`]. Promises: key material goes out under the name `default` of this workload's
+//! socket and nowhere else; what a client refused is not sent to it again; a client that waits is held,
+//! not refused. Leaves what there is to serve, and when it is renewed, to [`rotation`](crate::rotation).
+
+mod config;
+mod metrics;
+mod server;
+mod socket_file;
+
+mod connection;
+mod patient_io;
+mod roots;
+mod session;
+
+mod delta;
+mod fetch;
+mod grpc;
+mod ledger;
+mod names;
+mod request;
+mod secret;
+mod stream;
+
+pub use self::config::Config;
+pub use self::metrics::Metrics;
+pub use self::server::{Server, SocketHandle, SocketSnapshot};
+pub use self::socket_file::{BindError, Owner, SocketSpec};

@@ -1,0 +1,317 @@
+//! The SDS server: one socket per workload, each with an accept loop of its own.
+//!
+//! Owns the life of a socket: bound at once (so that a wrong path is known at once), watched and put back when its file
+//! or folder goes, drained when its workload goes. On the way out the file is removed first, if it is still
+//! ours, so that a client that comes back finds our successor or nothing; then streams end, then, at the
+//! latest after the drain timeout, connections. Leaves identity to the source: a socket is its workload's.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::net::UnixListener;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::config::Config;
+use super::connection::{self, Socket};
+use super::grpc::Budget;
+use super::metrics::Metrics;
+use super::socket_file::{self, BindError, Inode, Sighting, SocketSpec};
+use crate::rotation::{Handle, WorkloadUid};
+
+/// After a failed accept: out of descriptors is nothing that a second try at once mends.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A socket of somebody else at our path is asked again whether it lives after so many checks.
+const CHECKS_PER_PROBE: u32 = 30;
+
+/// Serves SDS. Clones share everything.
+#[derive(Clone)]
+pub struct Server {
+    config: Config,
+    rotation: Handle,
+    metrics: Metrics,
+    sockets: Arc<Mutex<Vec<Weak<Listing>>>>,
+}
+
+/// A bound socket. Nothing is accepted before [`SocketHandle::run`]; dropped, its file goes.
+pub struct SocketHandle {
+    listing: Arc<Listing>,
+    listener: UnixListener,
+    file: SocketFile,
+    metrics: Metrics,
+    sockets: Arc<Mutex<Vec<Weak<Listing>>>>,
+    cancel: CancellationToken,
+}
+
+/// What one socket does at the moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketSnapshot {
+    /// Whose it is.
+    pub workload: WorkloadUid,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Open connections.
+    pub connections: usize,
+    /// Open streams.
+    pub streams: usize,
+}
+
+struct Listing {
+    socket: Arc<Socket>,
+    path: PathBuf,
+}
+
+/// Our file, and how to put it back.
+struct SocketFile {
+    spec: SocketSpec,
+    inode: Inode,
+    folder_mode: Option<u32>,
+    /// Said once, not every second.
+    complaint: Option<String>,
+    checks: u32,
+}
+
+impl Server {
+    /// A server without sockets.
+    pub fn new(config: Config, rotation: Handle, metrics: Metrics) -> Self {
+        Self {
+            config,
+            rotation,
+            metrics,
+            sockets: Arc::default(),
+        }
+    }
+
+    /// Binds a workload's socket. `cancel` closes it.
+    pub fn serve(
+        &self,
+        workload: WorkloadUid,
+        spec: SocketSpec,
+        cancel: CancellationToken,
+    ) -> Result<SocketHandle, BindError> {
+        let (listener, inode) = socket_file::bind(&spec)?;
+        let file = SocketFile {
+            inode,
+            folder_mode: socket_file::folder_mode(&spec.path),
+            complaint: None,
+            checks: 0,
+            spec,
+        };
+        let path = file.spec.path.clone();
+        let listener = UnixListener::from_std(listener).map_err(|source| BindError::System {
+            step: "registering",
+            path: path.clone(),
+            source,
+        })?;
+        let socket = Arc::new(Socket {
+            metrics: self.metrics.of(&workload),
+            budget: Budget::new(self.config.max_partial),
+            config: self.config.clone(),
+            rotation: self.rotation.clone(),
+            draining: CancellationToken::new(),
+            closed: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            connections: AtomicUsize::new(0),
+            streams: AtomicUsize::new(0),
+            workload,
+        });
+        let listing = Arc::new(Listing { socket, path });
+        let mut sockets = self.sockets.lock();
+        sockets.retain(|socket| socket.strong_count() > 0);
+        sockets.push(Arc::downgrade(&listing));
+        drop(sockets);
+        tracing::info!(workload = %listing.socket.workload, path = %listing.path.display(), "socket bound");
+        let (metrics, sockets) = (self.metrics.clone(), Arc::clone(&self.sockets));
+        Ok(SocketHandle {
+            listing,
+            listener,
+            file,
+            metrics,
+            sockets,
+            cancel,
+        })
+    }
+
+    /// Every socket as it is now, sorted by workload.
+    pub fn snapshot(&self) -> Vec<SocketSnapshot> {
+        let listings: Vec<_> = self.sockets.lock().iter().filter_map(Weak::upgrade).collect();
+        let mut sockets: Vec<_> = listings.iter().map(|listing| listing.snapshot()).collect();
+        sockets.sort_by(|a, b| a.workload.cmp(&b.workload));
+        sockets
+    }
+}
+
+impl SocketHandle {
+    /// Accepts connections until the socket is cancelled and its streams have ended.
+    pub async fn run(mut self) {
+        let mut check = interval(self.listing.socket.config.socket_check);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut failing = false;
+        loop {
+            tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => break,
+                _ = check.tick() => self.look_after_file(),
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        failing = false;
+                        self.accept(stream);
+                    }
+                    Err(error) => self.pause(&error, &mut failing).await,
+                },
+            }
+        }
+        self.drain().await;
+    }
+
+    fn accept(&self, stream: tokio::net::UnixStream) {
+        let socket = &self.listing.socket;
+        if let Some(connection) = connection::serve(socket, stream) {
+            socket.tasks.spawn(connection);
+        } else {
+            socket.metrics.refused_connections.inc();
+            tracing::warn!(
+                workload = %socket.workload,
+                limit = socket.config.max_connections,
+                "connection closed, the socket has its limit"
+            );
+        }
+    }
+
+    /// The connection that could not be accepted stays in the queue, so this is said once for a row of failures.
+    async fn pause(&self, error: &io::Error, failing: &mut bool) {
+        if !std::mem::replace(failing, true) {
+            tracing::error!(workload = %self.listing.socket.workload, %error, "connections cannot be accepted, trying on");
+        }
+        tokio::select! {
+            () = sleep(ACCEPT_PAUSE) => {}
+            () = self.cancel.cancelled() => {}
+        }
+    }
+
+    fn look_after_file(&mut self) {
+        let workload = &self.listing.socket.workload;
+        match self.file.look() {
+            None => {}
+            Some(Ok(listener)) => {
+                // Whoever waits in the old one's queue is told to come again; connections that exist are not touched.
+                self.listener = listener;
+                tracing::warn!(%workload, path = %self.listing.path.display(), "socket file was gone, it is back");
+            }
+            Some(Err(complaint)) => {
+                if self.file.complaint.as_ref() != Some(&complaint) {
+                    tracing::error!(%workload, path = %self.listing.path.display(), error = complaint, "socket is not at its path");
+                    self.file.complaint = Some(complaint);
+                }
+            }
+        }
+    }
+
+    async fn drain(self) {
+        let socket = Arc::clone(&self.listing.socket);
+        let limit = socket.config.drain_timeout;
+        // Removes the file: nobody new comes.
+        drop(self);
+        socket.draining.cancel();
+        socket.tasks.close();
+        if timeout(limit, socket.tasks.wait()).await.is_err() {
+            tracing::warn!(workload = %socket.workload, "streams did not end in time, their connections are closed");
+            socket.closed.cancel();
+            socket.tasks.wait().await;
+        }
+    }
+}
+
+impl Drop for SocketHandle {
+    fn drop(&mut self) {
+        socket_file::remove(&self.file.spec.path, self.file.inode);
+        let workload = &self.listing.socket.workload;
+        let mut sockets = self.sockets.lock();
+        sockets.retain(|socket| !std::ptr::eq(socket.as_ptr(), Arc::as_ptr(&self.listing)));
+        // The same workload may have a new socket already, at another path.
+        if !sockets
+            .iter()
+            .filter_map(Weak::upgrade)
+            .any(|listing| listing.socket.workload == *workload)
+        {
+            self.metrics.forget(workload);
+        }
+        tracing::info!(%workload, path = %self.listing.path.display(), "socket closed");
+    }
+}
+
+impl SocketFile {
+    /// A new listener if the file had to be put back; a complaint if it could not be.
+    fn look(&mut self) -> Option<Result<UnixListener, String>> {
+        let path = &self.spec.path;
+        match socket_file::sight(path, self.inode) {
+            Sighting::Ours => {
+                self.complaint = None;
+                self.checks = 0;
+                return None;
+            }
+            Sighting::Foreign => return Some(Err("a file of somebody else is there, it is left as it is".into())),
+            Sighting::OtherSocket => {
+                self.checks += 1;
+                let probe = self.checks % CHECKS_PER_PROBE == 1;
+                if !probe || !socket_file::is_stale(path) {
+                    return Some(Err("a socket of somebody else is there, it is left as it is".into()));
+                }
+            }
+            Sighting::Nothing => {
+                if let Some(mode) = self.folder_mode
+                    && let Err(error) = socket_file::remake_folder(path, mode)
+                {
+                    return Some(Err(format!("its folder is gone and cannot be made again: {error}")));
+                }
+            }
+        }
+        Some(self.bind_again().map_err(|error| error.to_string()))
+    }
+
+    fn bind_again(&mut self) -> Result<UnixListener, BindError> {
+        let (listener, inode) = socket_file::bind(&self.spec)?;
+        self.inode = inode;
+        self.complaint = None;
+        self.checks = 0;
+        UnixListener::from_std(listener).map_err(|source| BindError::System {
+            step: "registering",
+            path: self.spec.path.clone(),
+            source,
+        })
+    }
+}
+
+impl Listing {
+    fn snapshot(&self) -> SocketSnapshot {
+        SocketSnapshot {
+            workload: self.socket.workload.clone(),
+            path: self.path.clone(),
+            connections: self.socket.connections.load(Ordering::Relaxed),
+            streams: self.socket.streams.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("sockets", &self.snapshot())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for SocketHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SocketHandle")
+            .field("socket", &self.listing.snapshot())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,338 @@
+//! The socket as a file: made under a temporary name, recognised by its inode, removed only if it is ours.
+//!
+//! Promises that nobody can connect before mode and owner are set (it does not listen yet), that a
+//! symlink or anything that is no socket at the path is refused and left as it is, and that paths beyond the 107
+//! bytes of a socket address work. A socket at the path is replaced at start, live or not: it belongs to our predecessor.
+//! All calls are single system calls on a local file system, so none is worth a thread of its own.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+/// Longest path that fits into a socket address, its final zero byte aside.
+const LONGEST_ADDRESS: usize = 107;
+
+/// How many connections may wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// Where a workload's socket is to be and who may use it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketSpec {
+    /// The path.
+    pub path: PathBuf,
+    /// Permission bits; 0600 unless the operator says otherwise.
+    pub mode: u32,
+    /// The owner; the agent's own user and group if absent.
+    pub owner: Option<Owner>,
+}
+
+/// Owner of a socket file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// User id.
+    pub uid: u32,
+    /// Group id; unchanged if absent.
+    pub gid: Option<u32>,
+}
+
+/// Why a socket could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The path ends in nothing that could be a file's name.
+    #[error("socket path {path} names no file, it must be FOLDER/NAME")]
+    NoName {
+        /// The configured path.
+        path: PathBuf,
+    },
+    /// Something else is at the path.
+    #[error("socket path {path} is taken by {seen}, which is left as it is; remove it or configure another path")]
+    Taken {
+        /// The configured path.
+        path: PathBuf,
+        /// What is there.
+        seen: &'static str,
+    },
+    /// The folder cannot be opened.
+    #[error(
+        "folder {folder} of socket {name:?} cannot be opened; it must exist and uid {uid} must be able to search it"
+    )]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// The socket's name.
+        name: OsString,
+        /// The agent's user.
+        uid: u32,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The folder does not let us in.
+    #[error(
+        "uid {uid} may not create a socket in {folder} (mode {mode:04o}, owner {owner}); make the folder writable for \
+         it: chown {uid} {folder}"
+    )]
+    Denied {
+        /// The agent's user.
+        uid: u32,
+        /// The folder.
+        folder: PathBuf,
+        /// The folder's permission bits.
+        mode: u32,
+        /// The folder's owner.
+        owner: u32,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The owner cannot be set.
+    #[error("socket {path} cannot be given to {uid}; the agent needs CAP_CHOWN for that, or leave `owner` away")]
+    Owner {
+        /// The configured path.
+        path: PathBuf,
+        /// The wanted user.
+        uid: u32,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Anything else.
+    #[error("{step} of socket {path} failed")]
+    System {
+        /// What was being done.
+        step: &'static str,
+        /// The configured path.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A file's identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Inode {
+    device: u64,
+    number: u64,
+}
+
+/// What is at the path now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sighting {
+    /// Our socket.
+    Ours,
+    /// Nothing, or not even the folder.
+    Nothing,
+    /// Somebody else's socket, perhaps one that nobody listens on any more: see [`is_stale`].
+    OtherSocket,
+    /// Somebody else's file.
+    Foreign,
+}
+
+/// Makes the socket and puts it at its path.
+pub(crate) fn bind(spec: &SocketSpec) -> Result<(UnixListener, Inode), BindError> {
+    let path = &spec.path;
+    let (folder_path, name) = split(path)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = fs::openat(CWD, folder_path, flags, Mode::empty()).map_err(|errno| BindError::Folder {
+        folder: folder_path.into(),
+        name: name.into(),
+        uid: rustix::process::geteuid().as_raw(),
+        source: errno.into(),
+    })?;
+    refuse_other_files(&folder, name, path)?;
+
+    let temporary = temporary_name(name);
+    let failed = |step: &'static str| {
+        move |errno: Errno| BindError::System {
+            step,
+            path: path.clone(),
+            source: errno.into(),
+        }
+    };
+    remove_leftover(&folder, &temporary);
+    let listener = listener_at(&folder, folder_path, &temporary, path)?;
+    let placed = place(&folder, &temporary, name, spec)
+        .and_then(|()| net::listen(&listener, BACKLOG).map_err(failed("listening")))
+        .and_then(|()| fs::statat(&folder, &temporary, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("reading back")))
+        .and_then(|stat| {
+            fs::renameat(&folder, &temporary, &folder, name).map_err(failed("renaming into place"))?;
+            Ok(Inode::of(&stat))
+        });
+    match placed {
+        Ok(inode) => Ok((UnixListener::from(listener), inode)),
+        Err(error) => {
+            remove_leftover(&folder, &temporary);
+            Err(error)
+        }
+    }
+}
+
+/// Looks at the path.
+pub(crate) fn sight(path: &Path, ours: Inode) -> Sighting {
+    match fs::lstat(path) {
+        Ok(stat) if Inode::of(&stat) == ours => Sighting::Ours,
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Socket => Sighting::OtherSocket,
+        Ok(_) => Sighting::Foreign,
+        Err(Errno::NOENT | Errno::NOTDIR) => Sighting::Nothing,
+        // Cannot look: nothing is known to be wrong, and nothing could be done.
+        Err(_) => Sighting::Foreign,
+    }
+}
+
+/// Removes the socket if it is still ours.
+pub(crate) fn remove(path: &Path, ours: Inode) {
+    if sight(path, ours) == Sighting::Ours
+        && let Err(errno) = fs::unlink(path)
+    {
+        tracing::warn!(path = %path.display(), error = %io::Error::from(errno), "socket file was not removed");
+    }
+}
+
+/// Makes the socket's folder again, with the mode that it had.
+pub(crate) fn remake_folder(path: &Path, mode: u32) -> io::Result<()> {
+    let (folder, _) = split(path).map_err(io::Error::other)?;
+    match fs::mkdir(folder, Mode::from_raw_mode(mode)) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Permission bits of the socket's folder.
+pub(crate) fn folder_mode(path: &Path) -> Option<u32> {
+    let (folder, _) = split(path).ok()?;
+    fs::stat(folder).ok().map(|stat| stat.st_mode & 0o7777)
+}
+
+impl Inode {
+    fn of(stat: &fs::Stat) -> Self {
+        Self {
+            device: stat.st_dev,
+            number: stat.st_ino,
+        }
+    }
+}
+
+fn split(path: &Path) -> Result<(&Path, &OsStr), BindError> {
+    let name = path
+        .file_name()
+        .ok_or_else(|| BindError::NoName { path: path.into() })?;
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    Ok((folder, name))
+}
+
+/// In the same folder, so that the rename is atomic, and hidden from whoever lists it.
+fn temporary_name(name: &OsStr) -> OsString {
+    // Only the beginning: the name of a file has at most 255 bytes.
+    let beginning = &name.as_bytes()[..name.len().min(200)];
+    let mut temporary = OsString::from(".");
+    temporary.push(OsStr::from_bytes(beginning));
+    temporary.push(format!(".{}.new", std::process::id()));
+    temporary
+}
+
+fn refuse_other_files(folder: &OwnedFd, name: &OsStr, path: &Path) -> Result<(), BindError> {
+    let Ok(stat) = fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) else {
+        return Ok(());
+    };
+    let seen = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Socket => return Ok(()),
+        FileType::Directory => "a directory",
+        FileType::Symlink => "a symbolic link",
+        FileType::RegularFile => "a regular file",
+        _ => "a file that is no socket",
+    };
+    Err(BindError::Taken {
+        path: path.into(),
+        seen,
+    })
+}
+
+/// What a crash between making and renaming left, or a failure just now.
+fn remove_leftover(folder: &OwnedFd, temporary: &OsStr) {
+    if let Err(errno) = fs::unlinkat(folder, temporary, AtFlags::empty())
+        && errno != Errno::NOENT
+    {
+        tracing::debug!(error = %io::Error::from(errno), "temporary socket file was not removed");
+    }
+}
+
+/// A bound socket that does not listen yet: connecting to it fails.
+fn listener_at(folder: &OwnedFd, folder_path: &Path, name: &OsStr, path: &Path) -> Result<OwnedFd, BindError> {
+    let failed = |step: &'static str, errno: Errno| BindError::System {
+        step,
+        path: path.into(),
+        source: errno.into(),
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+        .map_err(|errno| failed("making", errno))?;
+    let mut address = folder_path.join(name);
+    if address.as_os_str().len() > LONGEST_ADDRESS {
+        address = Path::new("/proc/self/fd")
+            .join(folder.as_raw_fd().to_string())
+            .join(name);
+    }
+    let address = SocketAddrUnix::new(&address).map_err(|errno| failed("naming", errno))?;
+    match net::bind(&socket, &address) {
+        Ok(()) => Ok(socket),
+        Err(errno @ (Errno::ACCESS | Errno::PERM | Errno::ROFS)) => Err(denied(folder, folder_path, errno)),
+        Err(errno) => Err(failed("binding", errno)),
+    }
+}
+
+fn denied(folder: &OwnedFd, folder_path: &Path, errno: Errno) -> BindError {
+    let (mode, owner) = fs::fstat(folder).map_or((0, 0), |stat| (stat.st_mode & 0o7777, stat.st_uid));
+    BindError::Denied {
+        uid: rustix::process::geteuid().as_raw(),
+        folder: folder_path.into(),
+        mode,
+        owner,
+        source: errno.into(),
+    }
+}
+
+/// Sets mode and owner of the file that does not have its final name yet.
+fn place(folder: &OwnedFd, temporary: &OsStr, name: &OsStr, spec: &SocketSpec) -> Result<(), BindError> {
+    debug_assert!(temporary != name, "it is renamed when all is set");
+    let path = &spec.path;
+    fs::chmodat(folder, temporary, Mode::from_raw_mode(spec.mode), AtFlags::empty()).map_err(|errno| {
+        BindError::System {
+            step: "setting the mode",
+            path: path.clone(),
+            source: errno.into(),
+        }
+    })?;
+    let Some(Owner { uid, gid }) = spec.owner else {
+        return Ok(());
+    };
+    let (user, group) = (Some(Uid::from_raw(uid)), gid.map(Gid::from_raw));
+    fs::chownat(folder, temporary, user, group, AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| BindError::Owner {
+        path: path.clone(),
+        uid,
+        source: errno.into(),
+    })
+}
+
+/// True if connecting is refused. A connection that is made here is closed at once: its owner shrugs that off.
+pub(crate) fn is_stale(path: &Path) -> bool {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let refused = || {
+        let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        net::connect(&socket, &SocketAddrUnix::new(path)?)
+    };
+    refused() == Err(Errno::CONNREFUSED)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::net::UnixStream;
+
+use super::*;
+
+fn spec(path: PathBuf) -> SocketSpec {
+    SocketSpec {
+        path,
+        mode: 0o620,
+        owner: None,
+    }
+}
+
+#[test]
+fn bound_with_mode_and_nothing_else_in_the_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.sock");
+    let (_listener, inode) = bind(&spec(path.clone())).unwrap();
+    assert_eq!(
+        fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o7777,
+        0o620
+    );
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    assert_eq!(sight(&path, inode), Sighting::Ours);
+    UnixStream::connect(&path).unwrap();
+    remove(&path, inode);
+    assert_eq!(sight(&path, inode), Sighting::Nothing);
+}
+
+#[test]
+fn predecessor_is_replaced_and_only_ones_own_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.sock");
+    let (first, first_inode) = bind(&spec(path.clone())).unwrap();
+    let (_second, second_inode) = bind(&spec(path.clone())).unwrap();
+    assert_eq!(sight(&path, first_inode), Sighting::OtherSocket);
+    assert!(!is_stale(&path));
+    remove(&path, first_inode);
+    assert_eq!(sight(&path, second_inode), Sighting::Ours);
+    drop(first);
+}
+
+#[test]
+fn socket_that_nobody_listens_on_is_stale() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.sock");
+    drop(bind(&spec(path.clone())).unwrap());
+    assert!(is_stale(&path));
+}
+
+#[test]
+fn other_files_are_refused_and_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, link, sub) = (
+        folder.path().join("file"),
+        folder.path().join("link"),
+        folder.path().join("sub"),
+    );
+    fs::write(&file, "x").unwrap();
+    symlink("/nowhere", &link).unwrap();
+    fs::create_dir(&sub).unwrap();
+    for (path, word) in [
+        (&file, "a regular file"),
+        (&link, "a symbolic link"),
+        (&sub, "a directory"),
+    ] {
+        let error = bind(&spec(path.clone())).unwrap_err();
+        assert!(
+            matches!(&error, BindError::Taken { seen, .. } if *seen == word),
+            "{error}"
+        );
+        assert!(fs::symlink_metadata(path).is_ok());
+    }
+    assert!(matches!(bind(&spec("/".into())), Err(BindError::NoName { .. })));
+}
+
+#[test]
+fn missing_folder_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = bind(&spec(folder.path().join("none/a.sock"))).unwrap_err();
+    assert!(
+        error.to_string().contains("none") && error.to_string().contains("must exist"),
+        "{error}"
+    );
+}
+
+#[test]
+fn path_longer_than_an_address_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let deep = folder.path().join("d".repeat(120));
+    fs::create_dir(&deep).unwrap();
+    let path = deep.join("s".repeat(200));
+    let (_listener, inode) = bind(&spec(path.clone())).unwrap();
+    assert_eq!(sight(&path, inode), Sighting::Ours);
+    let short = folder.path().join("short");
+    symlink(&deep, &short).unwrap();
+    assert_eq!(fs::read_dir(&deep).unwrap().count(), 1);
+}
+
+#[test]
+fn own_owner_can_be_set() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.sock");
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let owner = Some(Owner { uid, gid: Some(gid) });
+    let _bound = bind(&SocketSpec {
+        path: path.clone(),
+        mode: 0o600,
+        owner,
+    })
+    .unwrap();
+    let seen = fs::symlink_metadata(&path).unwrap();
+    assert_eq!((seen.uid(), seen.gid()), (uid, gid));
+}
+
+#[test]
+fn folder_comes_back_with_its_mode() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sub/a.sock");
+    fs::create_dir(path.parent().unwrap()).unwrap();
+    let mode = folder_mode(&path).unwrap();
+    fs::remove_dir(path.parent().unwrap()).unwrap();
+    remake_folder(&path, mode).unwrap();
+    remake_folder(&path, mode).unwrap();
+    assert_eq!(folder_mode(&path), Some(mode));
+}

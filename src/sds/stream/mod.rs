@@ -1,0 +1,136 @@
+//! `StreamSecrets`: what each state-of-the-world request means for the stream. Pure: no I/O, no clock.
+//!
+//! Owns the order of the rules, which is Istio's: a refusal is counted and never answered; an empty list
+//! unsubscribes; a first request, a request without a nonce and one on a stream that has nothing are answered in
+//! full; a stale nonce is ignored; an accepting request is answered only for names that it adds. Two
+//! deviations: a *first* message that carries an error is still a first request and answered, and each resource
+//! gets a response of its own (partial responses are legal for secrets, and a refusal then names its secret).
+//! Leaves when to send to the [`Ledger`].
+
+use super::ledger::{Ledger, Nonce};
+use super::names::{Name, Wanted};
+use super::request::{Introduction, Refusal, Request};
+
+/// What a request asks the I/O half to do, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// The first message came: this is who sent it.
+    Introduced(Introduction),
+    /// Watch `name`; the client says that it holds the version `claim`.
+    Subscribe {
+        /// What to watch.
+        name: Name,
+        /// The client's word, judged by nobody so far.
+        claim: Option<String>,
+    },
+    /// Stop watching it.
+    Unsubscribe(Name),
+    /// The client took it.
+    Accepted {
+        /// What.
+        name: Name,
+        /// Which version.
+        version: String,
+    },
+    /// The client refused it: count and log. `None` if what it refused is not known.
+    Refused(Option<Name>, Refusal),
+    /// A request about an older response was ignored: count.
+    Stale,
+    /// So many names are none of ours.
+    Unknown(usize),
+}
+
+/// One `StreamSecrets` stream.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    met: bool,
+    pub(crate) ledger: Ledger,
+}
+
+impl Stream {
+    pub(crate) fn new(id: u64) -> Self {
+        Self {
+            met: false,
+            ledger: Ledger::new(id),
+        }
+    }
+
+    /// True until the first request that counts.
+    pub(crate) fn expects_first(&self) -> bool {
+        !self.met
+    }
+
+    /// Takes one request.
+    pub(crate) fn on_request(&mut self, request: Request) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if request.health {
+            return effects;
+        }
+        let first = !std::mem::replace(&mut self.met, true);
+        effects.extend(request.introduction.map(Effect::Introduced));
+        if request.names.unknown() > 0 {
+            effects.push(Effect::Unknown(request.names.unknown()));
+        }
+        let nonce = self.ledger.nonce(&request.nonce);
+        let refused = request.refusal.is_some();
+        if let Some(refusal) = request.refusal {
+            effects.push(Effect::Refused(self.ledger.refuse(&request.nonce), refusal));
+            if !first && nonce != Nonce::Newest {
+                return effects;
+            }
+        }
+        if request.names.is_empty() {
+            self.replace_names(request.names, Resend::New, &mut effects);
+            return effects;
+        }
+        let never_answered = !self.ledger.has_pushed() || !self.ledger.wants_any();
+        if first || (!refused && (nonce == Nonce::Empty || never_answered)) {
+            // One version cannot speak for two names, and one that came with a nonce or an error is no reconnect.
+            let claims = first && !refused && nonce == Nonce::Empty && !request.version.is_empty();
+            let claim = (claims && request.names.only().is_some()).then_some(request.version);
+            self.replace_names(request.names, Resend::All(claim), &mut effects);
+            return effects;
+        }
+        match nonce {
+            Nonce::Newest => {
+                if !refused && let Some((name, version)) = self.ledger.accept(&request.nonce) {
+                    effects.push(Effect::Accepted { name, version });
+                }
+                self.replace_names(request.names, Resend::New, &mut effects);
+            }
+            Nonce::Empty | Nonce::Other => effects.push(Effect::Stale),
+        }
+        effects
+    }
+
+    /// Makes `names` the subscription.
+    fn replace_names(&mut self, names: Wanted, resend: Resend, effects: &mut Vec<Effect>) {
+        let (all, claim) = match resend {
+            Resend::All(claim) => (true, claim),
+            Resend::New => (false, None),
+        };
+        for name in Name::ALL {
+            if !names.has(name) {
+                if self.ledger.forget(name) {
+                    effects.push(Effect::Unsubscribe(name));
+                }
+            } else if (all || !self.ledger.wants(name)) && self.ledger.want(name) {
+                effects.push(Effect::Subscribe {
+                    name,
+                    claim: claim.clone(),
+                });
+            }
+        }
+    }
+}
+
+/// Which names of a request are owed an answer.
+enum Resend {
+    /// All, and this is the version that the client says it holds.
+    All(Option<String>),
+    /// Those that were not subscribed.
+    New,
+}
+
+#[cfg(test)]
+mod tests;
