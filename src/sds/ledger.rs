@@ -92,7 +92,8 @@ struct Sent {
     name: Name,
     nonce: String,
     version: String,
-    at: Instant,
+    /// When it was sent, as long as its answer is waited for.
+    awaited_since: Option<Instant>,
     /// Gone with the answer: the ledger keeps no key alive.
     unanswered: Option<Bytes>,
 }
@@ -137,6 +138,10 @@ impl Ledger {
         let slot = self.slots.of_mut(name);
         slot.owed = false;
         slot.sent_version = None;
+        if let Some(sent) = self.newest.as_mut().filter(|sent| sent.name == name) {
+            // Its answer may still come, and is understood then.
+            sent.awaited_since = None;
+        }
         std::mem::replace(&mut slot.wanted, false)
     }
 
@@ -209,7 +214,7 @@ impl Ledger {
             name,
             nonce: nonce.clone(),
             version: offer.version.clone(),
-            at: now,
+            awaited_since: Some(now),
             unanswered: Some(offer.secret.clone()),
         };
         self.unanswered = self.newest.replace(sent).filter(|before| before.unanswered.is_some());
@@ -219,7 +224,7 @@ impl Ledger {
     fn answer_awaited_until(&self, patience: Patience) -> Option<Instant> {
         let sent = self.newest.as_ref()?;
         sent.unanswered.as_ref()?;
-        Some(sent.at + patience.answer)
+        Some(sent.awaited_since? + patience.answer)
     }
 
     fn sent_mut(&mut self, nonce: &str) -> Option<&mut Sent> {

@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use ensign_pki::crypto;
 use rustix::fs::{self, AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -231,14 +232,11 @@ fn split(path: &Path) -> Result<(&Path, &OsStr), BindError> {
     Ok((folder, name))
 }
 
-/// In the same folder, so that the rename is atomic, and hidden from whoever lists it.
+/// In the same folder, so that the rename is atomic; hidden from whoever lists it; short, because it must fit into an
+/// address; and always the same for one name, so that what a crash left is found again.
 fn temporary_name(name: &OsStr) -> OsString {
-    // Only the beginning: the name of a file has at most 255 bytes.
-    let beginning = &name.as_bytes()[..name.len().min(200)];
-    let mut temporary = OsString::from(".");
-    temporary.push(OsStr::from_bytes(beginning));
-    temporary.push(format!(".{}.new", std::process::id()));
-    temporary
+    let [a, b, c, d, ..] = crypto::sha256(name.as_bytes());
+    format!(".ensign-{a:02x}{b:02x}{c:02x}{d:02x}.{}", std::process::id()).into()
 }
 
 fn refuse_other_files(folder: &OwnedFd, name: &OsStr, path: &Path) -> Result<(), BindError> {

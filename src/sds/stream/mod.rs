@@ -80,6 +80,9 @@ impl Stream {
             }
         }
         if request.names.is_empty() {
+            if !refused {
+                effects.extend(self.accept(&request.nonce));
+            }
             self.replace_names(request.names, Resend::New, &mut effects);
             return effects;
         }
@@ -93,14 +96,20 @@ impl Stream {
         }
         match nonce {
             Nonce::Newest => {
-                if !refused && let Some((name, version)) = self.ledger.accept(&request.nonce) {
-                    effects.push(Effect::Accepted { name, version });
+                if !refused {
+                    effects.extend(self.accept(&request.nonce));
                 }
                 self.replace_names(request.names, Resend::New, &mut effects);
             }
             Nonce::Empty | Nonce::Other => effects.push(Effect::Stale),
         }
         effects
+    }
+
+    fn accept(&mut self, nonce: &str) -> Option<Effect> {
+        self.ledger
+            .accept(nonce)
+            .map(|(name, version)| Effect::Accepted { name, version })
     }
 
     /// Makes `names` the subscription.
