@@ -11,6 +11,10 @@
 //!                                                                csr_client ─► CreateCertificate at the RA
 //! ```
 
+pub mod config;
+
+pub mod app;
+
 pub mod source;
 
 pub mod sds;

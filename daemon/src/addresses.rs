@@ -15,11 +15,11 @@ pub struct AddressesError {
 }
 
 /// Writes `addresses` to `path` under a temporary name and renames it.
-pub async fn write(
-    path: &Path,
-    addresses: &BTreeMap<&'static str, SocketAddr>,
-) -> Result<(), AddressesError> {
-    let failed = |source| AddressesError { path: path.display().to_string(), source };
+pub async fn write(path: &Path, addresses: &BTreeMap<&'static str, SocketAddr>) -> Result<(), AddressesError> {
+    let failed = |source| AddressesError {
+        path: path.display().to_string(),
+        source,
+    };
     let json = serde_json::to_string(addresses).map_err(|error| failed(error.into()))?;
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!(".{}.tmp", std::process::id()));
@@ -46,7 +46,9 @@ mod tests {
 
     #[tokio::test]
     async fn names_the_path_on_failure() {
-        let error = write(Path::new("/nonexistent/a.json"), &BTreeMap::new()).await.unwrap_err();
+        let error = write(Path::new("/nonexistent/a.json"), &BTreeMap::new())
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains("/nonexistent/a.json"));
     }
 }

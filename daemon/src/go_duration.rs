@@ -47,7 +47,11 @@ impl GoDuration {
     /// The value, unless it is zero or negative.
     pub fn positive(self) -> Result<Duration, GoDurationError> {
         let duration = self.not_negative()?;
-        if duration.is_zero() { Err(GoDurationError::Zero) } else { Ok(duration) }
+        if duration.is_zero() {
+            Err(GoDurationError::Zero)
+        } else {
+            Ok(duration)
+        }
     }
 
     /// From signed nanoseconds.
@@ -59,7 +63,9 @@ impl GoDuration {
 impl From<Duration> for GoDuration {
     /// Longer than Go can hold becomes the longest.
     fn from(duration: Duration) -> Self {
-        Self { nanos: i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX) }
+        Self {
+            nanos: i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX),
+        }
     }
 }
 
@@ -120,9 +126,13 @@ impl fmt::Display for GoDuration {
 
 /// Reads one number and unit; gives its nanoseconds and what follows.
 fn one_part(text: &str) -> Result<(i128, &str), GoDurationError> {
-    let number_end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number_end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, rest) = text.split_at(number_end);
-    let unit_end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
+    let unit_end = rest
+        .find(|c: char| c.is_ascii_digit() || c == '.')
+        .unwrap_or(rest.len());
     let (unit, after) = rest.split_at(unit_end);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
@@ -143,7 +153,9 @@ fn one_part(text: &str) -> Result<(i128, &str), GoDurationError> {
         if text.is_empty() {
             return Ok(0);
         }
-        text.parse::<i64>().map(i128::from).map_err(|_| GoDurationError::TooLong)
+        text.parse::<i64>()
+            .map(i128::from)
+            .map_err(|_| GoDurationError::TooLong)
     };
     // Beyond 15 places nothing reaches a nanosecond: cut as Go does.
     let fraction = &fraction[..fraction.len().min(15)];
@@ -211,7 +223,10 @@ mod tests {
 
     #[test]
     fn signs_are_checked_where_they_matter() {
-        assert_eq!(GoDuration::from_nanos(-1).not_negative(), Err(GoDurationError::Negative));
+        assert_eq!(
+            GoDuration::from_nanos(-1).not_negative(),
+            Err(GoDurationError::Negative)
+        );
         assert_eq!(GoDuration::default().positive(), Err(GoDurationError::Zero));
     }
 

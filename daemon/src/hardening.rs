@@ -20,7 +20,10 @@ pub enum HardeningError {
 /// Forbids core files, `ptrace` and `/proc/<pid>/mem` by others than root for this process.
 pub fn harden() -> Result<(), HardeningError> {
     // Soft and hard: what we start, or a later `setrlimit`, cannot raise it again.
-    let no_core = Rlimit { current: Some(0), maximum: Some(0) };
+    let no_core = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
     setrlimit(Resource::Core, no_core).map_err(HardeningError::CoreLimit)?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(HardeningError::Dumpable)
 }

@@ -39,7 +39,11 @@ pub struct BindError {
 
 /// Binds `address`; `purpose` is for the error text.
 pub async fn bind(address: SocketAddr, purpose: &'static str) -> Result<TcpListener, BindError> {
-    TcpListener::bind(address).await.map_err(|source| BindError { address, purpose, source })
+    TcpListener::bind(address).await.map_err(|source| BindError {
+        address,
+        purpose,
+        source,
+    })
 }
 
 /// `/metrics` from `registry`.
@@ -112,12 +116,8 @@ async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) 
 /// The router with a time limit on each answer.
 fn tower_service(
     router: Router,
-) -> impl hyper::service::Service<
-    hyper::Request<hyper::body::Incoming>,
-    Response = Response,
-    Error = Infallible,
-    Future: Send,
-> {
+) -> impl hyper::service::Service<hyper::Request<hyper::body::Incoming>, Response = Response, Error = Infallible, Future: Send>
+{
     let service = TowerToHyperService::new(router);
     hyper::service::service_fn(move |request| {
         let answer = hyper::service::Service::call(&service, request);
@@ -145,13 +145,14 @@ fn ready(readiness: &Readiness) -> Response {
     if pending.is_empty() {
         return "ready\n".into_response();
     }
-    let lines: String =
-        pending.iter().map(|pending| format!("{}: {}\n", pending.name, pending.reason)).collect();
-    (StatusCode::SERVICE_UNAVAILABLE, lines).into_response()
+    let lines: Vec<_> = pending
+        .iter()
+        .map(|one| format!("{}: {}\n", one.name, one.reason))
+        .collect();
+    (StatusCode::SERVICE_UNAVAILABLE, lines.concat()).into_response()
 }
 
-const OPENMETRICS: HeaderValue =
-    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+const OPENMETRICS: HeaderValue = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 const MAX_CONNECTIONS: usize = 64;
 const MAX_HEADERS: usize = 64;
 /// hyper's minimum is 8 KiB; a browser's cookies for `localhost` may be some.
@@ -159,7 +160,7 @@ const MAX_HEAD_BYTES: usize = 16 * 1024;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A client that reads nothing cannot hold a slot for longer; scrapers reconnect.
-const CONNECTION_LIFE: Duration = Duration::from_secs(300);
+const CONNECTION_LIFE: Duration = Duration::from_mins(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]

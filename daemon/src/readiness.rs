@@ -53,7 +53,10 @@ impl Readiness {
 
     /// Adds a gate that is shut for `reason`.
     pub fn gate(&self, name: &'static str, reason: impl Into<String>) -> Gate {
-        let gate = Gate { name, shared: Arc::clone(&self.shared) };
+        let gate = Gate {
+            name,
+            shared: Arc::clone(&self.shared),
+        };
         gate.shut(reason);
         gate
     }
@@ -67,12 +70,17 @@ impl Readiness {
     pub fn pending(&self) -> Vec<Pending> {
         let mut pending = Vec::new();
         if self.shared.draining.load(Ordering::Acquire) {
-            pending.push(Pending { name: "draining", reason: "the process is stopping".to_owned() });
+            pending.push(Pending {
+                name: "draining",
+                reason: "the process is stopping".to_owned(),
+            });
         }
         let gates = self.shared.gates.lock();
-        pending.extend(gates.iter().filter_map(|(&name, reason)| {
-            reason.clone().map(|reason| Pending { name, reason })
-        }));
+        pending.extend(
+            gates
+                .iter()
+                .filter_map(|(&name, reason)| reason.clone().map(|reason| Pending { name, reason })),
+        );
         pending
     }
 }
@@ -103,7 +111,10 @@ mod tests {
         sockets.open();
         assert_eq!(
             readiness.pending(),
-            [Pending { name: "ca-roots", reason: "no roots yet".to_owned() }]
+            [Pending {
+                name: "ca-roots",
+                reason: "no roots yet".to_owned()
+            }]
         );
         roots.open();
         assert!(readiness.pending().is_empty());

@@ -24,7 +24,10 @@ pub struct Problems(Vec<String>);
 impl<'a> Checker<'a> {
     /// `command` is where flags and variables are declared (`CommandFactory::command()`).
     pub fn new(command: &'a Command) -> Self {
-        Self { command, problems: Vec::new() }
+        Self {
+            command,
+            problems: Vec::new(),
+        }
     }
 
     /// Parses `seen`, the value of argument `id`; a mistake is noted and gives `None`.
@@ -36,13 +39,7 @@ impl<'a> Checker<'a> {
     }
 
     /// Takes the value of `outcome`, or notes its error as a mistake of argument `id`.
-    pub fn check<T, E>(
-        &mut self,
-        id: &str,
-        seen: &str,
-        expected: &str,
-        outcome: Result<T, E>,
-    ) -> Option<T>
+    pub fn check<T, E>(&mut self, id: &str, seen: &str, expected: &str, outcome: Result<T, E>) -> Option<T>
     where
         E: std::error::Error + 'static,
     {
@@ -55,7 +52,8 @@ impl<'a> Checker<'a> {
     /// is wrong with it and what to do.
     pub fn refuse(&mut self, id: &str, seen: &str, expected: &str, why: &str) {
         let (name, seen, why) = (self.name(id), shown(seen), shown(why));
-        self.problems.push(format!("{name}: is `{seen}`, expected {expected}: {why}"));
+        self.problems
+            .push(format!("{name}: is `{seen}`, expected {expected}: {why}"));
     }
 
     /// Notes that argument `id` is required and absent.
@@ -97,7 +95,9 @@ impl std::error::Error for Problems {}
 impl fmt::Display for Problems {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{} mistake(s) in the settings", self.0.len())?;
-        self.0.iter().try_for_each(|problem| write!(formatter, "\n  - {problem}"))
+        self.0
+            .iter()
+            .try_for_each(|problem| write!(formatter, "\n  - {problem}"))
     }
 }
 
@@ -125,7 +125,11 @@ fn setting(argument: &clap::Arg, matches: &ArgMatches) -> serde_json::Value {
         Some(_) => "default",
         None => "unset",
     };
-    let value = if values.len() > 1 { values.into() } else { values.into_iter().next().into() };
+    let value = if values.len() > 1 {
+        values.into()
+    } else {
+        values.into_iter().next().into()
+    };
     let value: serde_json::Value = value;
     serde_json::json!({
         "value": value,
@@ -138,7 +142,9 @@ fn setting(argument: &clap::Arg, matches: &ArgMatches) -> serde_json::Value {
 pub fn shown(value: &str) -> String {
     let is_pem = value.contains("-----BEGIN");
     // A JWT is three base64url parts, of which the first is a JSON object.
-    let is_token = value.split_whitespace().any(|word| word.contains("eyJ") && word.contains('.'));
+    let is_token = value
+        .split_whitespace()
+        .any(|word| word.contains("eyJ") && word.contains('.'));
     if is_pem || is_token {
         return "<redacted: looks like a key or a token>".to_owned();
     }
@@ -175,14 +181,19 @@ mod tests {
         let problems = checker.finish(ttl.zip(port)).unwrap_err();
         assert_eq!(problems.count(), 2);
         let text = problems.to_string();
-        assert!(text.contains("--ttl (ENSIGN_TEST_TTL): is `24`, expected a Go duration"), "{text}");
+        assert!(
+            text.contains("--ttl (ENSIGN_TEST_TTL): is `24`, expected a Go duration"),
+            "{text}"
+        );
         assert!(text.contains("--port: is `http`"), "{text}");
     }
 
     #[test]
     fn prints_values_with_their_source_and_no_secret() {
         let command = Flags::command();
-        let matches = command.clone().get_matches_from(["x", "--port", "eyJhbGciOi.eyJz.c2ln"]);
+        let matches = command
+            .clone()
+            .get_matches_from(["x", "--port", "eyJhbGciOi.eyJz.c2ln"]);
         let text = print(&command, &matches);
         assert!(text.contains(r#""value": "24h""#), "{text}");
         assert!(text.contains(r#""from": "flag""#), "{text}");

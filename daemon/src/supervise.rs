@@ -95,11 +95,7 @@ impl Supervisor {
 
     /// Waits until a task stops, a signal comes or the stop token is cancelled; then drains for at
     /// most `drain_timeout`. `None` for `signals` leaves signals to the caller (tests in-process).
-    pub async fn run(
-        mut self,
-        mut signals: Option<Signals>,
-        drain_timeout: Duration,
-    ) -> Result<(), SuperviseError> {
+    pub async fn run(mut self, mut signals: Option<Signals>, drain_timeout: Duration) -> Result<(), SuperviseError> {
         let stop = self.stop.clone();
         let outcome = tokio::select! {
             // In this order: a task that ends because it was told to is no failure.
@@ -140,10 +136,16 @@ impl Supervisor {
                 let task = self.name(id);
                 match outcome {
                     Ok(()) => SuperviseError::Ended { task },
-                    Err(source) => SuperviseError::Failed { task, source: source.into() },
+                    Err(source) => SuperviseError::Failed {
+                        task,
+                        source: source.into(),
+                    },
                 }
             }
-            Some(Err(source)) => SuperviseError::Panicked { task: self.name(source.id()), source },
+            Some(Err(source)) => SuperviseError::Panicked {
+                task: self.name(source.id()),
+                source,
+            },
             None => pending().await,
         }
     }
@@ -221,7 +223,10 @@ mod tests {
         let mut supervisor = with_idle_task();
         supervisor.spawn("panicking", async { panic!("boom") });
         let error = supervisor.run(None, PATIENCE).await.unwrap_err();
-        assert!(matches!(error, SuperviseError::Panicked { task: "panicking", .. }), "{error}");
+        assert!(
+            matches!(error, SuperviseError::Panicked { task: "panicking", .. }),
+            "{error}"
+        );
     }
 
     #[tokio::test(start_paused = true)]

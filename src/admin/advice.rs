@@ -6,10 +6,16 @@
 pub(super) fn for_reason(reason: &str) -> &'static str {
     match reason {
         "token" => "Check that the workload's token file exists, is readable for the agent and holds one token.",
-        "connect" => "Check CA_ADDR, the network to it, and that CA_ROOT_CA holds the root of the authority's certificate.",
+        "connect" => {
+            "Check CA_ADDR, the network to it, and that CA_ROOT_CA holds the root of the authority's certificate."
+        }
         "deadline" => "The authority is slow or hangs: look at its logs and load; the agent keeps asking.",
-        "unauthenticated" => "The authority refused the token: check its issuer, audience and expiry, and the authority's key set.",
-        "permission_denied" => "The authority's policy does not allow this identity or signer: look there for the request id.",
+        "unauthenticated" => {
+            "The authority refused the token: check its issuer, audience and expiry, and the authority's key set."
+        }
+        "permission_denied" => {
+            "The authority's policy does not allow this identity or signer: look there for the request id."
+        }
         "invalid_argument" => "The authority refused the request's form or kind of key: look there for the request id.",
         "failed_precondition" => "The signer denied or failed the request: look at the signer.",
         "resource_exhausted" | "unavailable" => "The authority is overloaded or not ready; the agent keeps asking.",

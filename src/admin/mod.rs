@@ -81,7 +81,10 @@ async fn status(State(source): State<StatusSource>, uri: Uri, headers: HeaderMap
 }
 
 fn wants_json(query: Option<&str>, headers: &HeaderMap) -> bool {
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let accept = headers
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     let mut parameters = query.unwrap_or_default().split('&');
     match parameters.find_map(|parameter| parameter.strip_prefix("format=")) {
         Some(format) => format == "json",
@@ -102,7 +105,10 @@ fn names_loopback(host: &str) -> bool {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
     };
-    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    let address = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'))
+        .unwrap_or(name);
     name == "localhost" || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 

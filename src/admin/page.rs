@@ -16,7 +16,9 @@ pub(super) fn render(status: &Status) -> String {
 
 fn write(page: &mut String, status: &Status) -> fmt::Result {
     let failures = || status.workloads.iter().flat_map(|workload| &workload.certificates);
-    let failing = failures().filter(|certificate| certificate.last_error.is_some()).count();
+    let failing = failures()
+        .filter(|certificate| certificate.last_error.is_some())
+        .count();
     let certificates = failures().count();
     let ready = if status.ready { "ready" } else { "not ready" };
     write!(
@@ -28,9 +30,16 @@ fn write(page: &mut String, status: &Status) -> fmt::Result {
         if status.ready { "good" } else { "bad" },
     )?;
     for pending in &status.pending {
-        write!(page, "<p class=\"bad\">{}: {}</p>", Escaped(pending.name), Escaped(&pending.reason))?;
+        write!(
+            page,
+            "<p class=\"bad\">{}: {}</p>",
+            Escaped(pending.name),
+            Escaped(&pending.reason)
+        )?;
     }
-    let budget = status.outage_budget_seconds.map_or_else(|| "no certificates yet".to_owned(), duration);
+    let budget = status
+        .outage_budget_seconds
+        .map_or_else(|| "no certificates yet".to_owned(), duration);
     write!(
         page,
         "<dl><dt>Time</dt><dd>{}</dd><dt>Authority</dt><dd>{}</dd><dt>Workloads</dt><dd>{}</dd>\
@@ -70,7 +79,11 @@ fn rows(page: &mut String, workload: &Workload) -> fmt::Result {
 }
 
 fn row(page: &mut String, workload: &Workload, certificate: &Certificate) -> fmt::Result {
-    let adopted = if certificate.adopted { " (adopted: from before the agent's start)" } else { "" };
+    let adopted = if certificate.adopted {
+        " (adopted: from before the agent's start)"
+    } else {
+        ""
+    };
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "–".to_owned());
     write!(
         page,
@@ -91,7 +104,9 @@ fn row(page: &mut String, workload: &Workload, certificate: &Certificate) -> fmt
 }
 
 fn failure_row(page: &mut String, certificate: &Certificate, failure: &Failure) -> fmt::Result {
-    let again = certificate.retry_in_seconds.map_or_else(|| "soon".to_owned(), |s| format!("in {}", duration(s)));
+    let again = certificate
+        .retry_in_seconds
+        .map_or_else(|| "soon".to_owned(), |s| format!("in {}", duration(s)));
     write!(
         page,
         "<tr class=\"bad\"><td></td><td colspan=\"8\">{}: {} ({}, {} in a row; next try {again})<br>{}</td></tr>",
@@ -145,13 +160,19 @@ mod tests {
             now: "t".to_owned(),
             authority: "<script>alert('x')</script>".to_owned(),
             ready: false,
-            pending: vec![Pending { name: "ca-roots", reason: "\"no\" roots & more".to_owned() }],
+            pending: vec![Pending {
+                name: "ca-roots",
+                reason: "\"no\" roots & more".to_owned(),
+            }],
             outage_budget_seconds: Some(7_260),
             workloads: Vec::new(),
         };
         let page = render(&status);
         assert!(!page.contains("<script"), "{page}");
-        assert!(page.contains("&lt;script&gt;") && page.contains("&quot;no&quot; roots &amp; more"), "{page}");
+        assert!(
+            page.contains("&lt;script&gt;") && page.contains("&quot;no&quot; roots &amp; more"),
+            "{page}"
+        );
         assert!(page.contains("2 h 1 min"), "{page}");
     }
 }

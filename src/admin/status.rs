@@ -75,7 +75,13 @@ pub(super) struct Failure {
 impl Status {
     pub(super) fn of(source: &StatusSource) -> Self {
         let pending = source.readiness.pending();
-        let pending: Vec<_> = pending.into_iter().map(|p| Pending { name: p.name, reason: p.reason }).collect();
+        let pending: Vec<_> = pending
+            .into_iter()
+            .map(|p| Pending {
+                name: p.name,
+                reason: p.reason,
+            })
+            .collect();
         Self {
             version: env!("CARGO_PKG_VERSION"),
             now: rfc3339(source.clock.now()),
@@ -108,7 +114,13 @@ fn workloads(sockets: Vec<SocketLine>, entries: Vec<EntrySnapshot>) -> Vec<Workl
 
 impl Workload {
     fn named(workload: String) -> Self {
-        Self { workload, socket: None, connections: 0, streams: 0, certificates: Vec::new() }
+        Self {
+            workload,
+            socket: None,
+            connections: 0,
+            streams: 0,
+            certificates: Vec::new(),
+        }
     }
 }
 
@@ -141,5 +153,8 @@ impl Certificate {
 /// Whole seconds: nobody reads more, and certificates have no more.
 fn rfc3339(time: SystemTime) -> String {
     let time = OffsetDateTime::from(time);
-    time.replace_nanosecond(0).unwrap_or(time).format(&Rfc3339).unwrap_or_default()
+    time.replace_nanosecond(0)
+        .unwrap_or(time)
+        .format(&Rfc3339)
+        .unwrap_or_default()
 }

@@ -26,7 +26,10 @@ type Roots = watch::Receiver<Option<Arc<CaRoots>>>;
 
 /// What is missing, in words.
 pub(super) fn no_roots(file: &Path) -> String {
-    format!("no roots yet: {} (CA_ROOT_CA) is not there or holds no certificate", file.display())
+    format!(
+        "no roots yet: {} (CA_ROOT_CA) is not there or holds no certificate",
+        file.display()
+    )
 }
 
 // === impl Authority ===
@@ -39,8 +42,15 @@ impl Authority {
         metrics: &WatchMetrics,
     ) -> (Arc<Self>, Roots, WatchedFile<CaRoots>) {
         let parse = |contents: &Contents| Ok(CaRoots::from_pem(contents.bytes(0))?);
-        let (roots, watched) = FileSet::file("CA roots", roots_file).metrics(metrics).optional(parse).await;
-        let authority = Self { config, roots_file: roots_file.to_owned(), client: OnceLock::new() };
+        let (roots, watched) = FileSet::file("CA roots", roots_file)
+            .metrics(metrics)
+            .optional(parse)
+            .await;
+        let authority = Self {
+            config,
+            roots_file: roots_file.to_owned(),
+            client: OnceLock::new(),
+        };
         (Arc::new(authority), roots, watched)
     }
 
@@ -51,13 +61,19 @@ impl Authority {
         gate: Gate,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
-        let Some(first) = next(&mut roots, &stop).await else { return Ok(()) };
+        let Some(first) = next(&mut roots, &stop).await else {
+            return Ok(());
+        };
         let (sender, receiver) = watch::channel(first);
         let client = IstioCa::new(self.config.clone(), receiver)?;
         // Set once, here.
         let _ = self.client.set(client);
         gate.open();
-        while stop.run_until_cancelled(roots.changed()).await.is_some_and(|changed| changed.is_ok()) {
+        while stop
+            .run_until_cancelled(roots.changed())
+            .await
+            .is_some_and(|changed| changed.is_ok())
+        {
             let newest = roots.borrow_and_update().clone();
             if let Some(newest) = newest {
                 sender.send_replace(newest);

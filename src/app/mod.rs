@@ -55,7 +55,13 @@ pub async fn bind_with(config: Config, sign: Option<Arc<dyn Sign>>) -> anyhow::R
     let readiness = Readiness::new();
     let drain_timeout = config.drain_timeout;
     match assemble(config, sign, &mut supervisor, &readiness).await {
-        Ok((admin, status)) => Ok(Bound { admin, status, supervisor, readiness, drain_timeout }),
+        Ok((admin, status)) => Ok(Bound {
+            admin,
+            status,
+            supervisor,
+            readiness,
+            drain_timeout,
+        }),
         Err(error) => {
             // What is bound already is taken back in order, so that no socket file stays behind.
             supervisor.stop_token().cancel();
@@ -72,7 +78,7 @@ async fn assemble(
     supervisor: &mut Supervisor,
     readiness: &Readiness,
 ) -> anyhow::Result<(SocketAddr, SocketAddr)> {
-    let _ = crypto::install_default();
+    crypto::install_default();
     let stop = supervisor.stop_token();
     let sockets_gate = readiness.gate("sockets", "sockets are being bound");
     let workloads_gate = readiness.gate("workloads", "the workloads file is being read");
@@ -94,19 +100,22 @@ async fn assemble(
         supervisor.spawn("ca-roots", follow);
         authority
     };
-    let (rotation, worker) = rotation::start(config.rotation, sign, clock.clone());
+    let (rotation, worker) = rotation::start(config.rotation, sign, Arc::clone(&clock));
     for (signer, path) in config.pins {
         let label = "pinned bundle";
         let parse = |contents: &ensign_daemon::watched_file::Contents| Ok(Bundle::parse_pem(contents.text(0)?)?);
         let (bundle, watched) = FileSet::file(label, path).metrics(&files).required(parse).await?;
         watch_file(supervisor, "pinned-bundle-file", watched, &stop);
         rotation.pin(signer.clone(), Bundle::clone(&bundle.borrow()));
-        supervisor.spawn("pinned-bundle", follow_pin(signer, bundle, rotation.clone(), stop.clone()));
+        supervisor.spawn(
+            "pinned-bundle",
+            follow_pin(signer, bundle, rotation.clone(), stop.clone()),
+        );
     }
 
     let sds_metrics = sds::Metrics::default();
     sds_metrics.register(&mut registry);
-    registry.register_collector(Box::new(RotationCollector::new(rotation.clone(), clock.clone())));
+    registry.register_collector(Box::new(RotationCollector::new(rotation.clone(), Arc::clone(&clock))));
     let sds = sds::Server::new(config.sds, rotation.clone(), sds_metrics);
     let (workloads, source, watched) = fixed::open(config.source, &files).await?;
     workloads_gate.open();
@@ -127,7 +136,12 @@ async fn assemble(
         Ok(())
     });
     let at = (admin.local_addr()?, status.local_addr()?);
-    serve_http(supervisor, "admin", admin, admin::admin_router(registry, readiness.clone()));
+    serve_http(
+        supervisor,
+        "admin",
+        admin,
+        admin::admin_router(registry, readiness.clone()),
+    );
     let lines = status_source(rotation, sds, readiness, clock, authority_name);
     serve_http(supervisor, "status", status, admin::status_router(lines));
     if let Some(path) = &config.addresses_file {
@@ -204,7 +218,13 @@ fn status_source(
         };
         sds.snapshot().into_iter().map(line).collect()
     };
-    StatusSource { rotation, sockets: Arc::new(lines), readiness: readiness.clone(), clock, authority }
+    StatusSource {
+        rotation,
+        sockets: Arc::new(lines),
+        readiness: readiness.clone(),
+        clock,
+        authority,
+    }
 }
 
 /// Notices wait here while a socket is being bound; a source that is faster waits too.

@@ -39,11 +39,21 @@ struct Served {
 impl Node {
     /// No workloads. Sockets run on `tasks` and close with `stop`.
     pub(super) fn new(rotation: Handle, sds: sds::Server, tasks: TaskTracker, stop: CancellationToken) -> Self {
-        Self { rotation, sds, served: HashMap::new(), tasks, stop }
+        Self {
+            rotation,
+            sds,
+            served: HashMap::new(),
+            tasks,
+            stop,
+        }
     }
 
     /// Takes notices until `stop`.
-    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Notice>, stop: CancellationToken) -> anyhow::Result<()> {
+    pub(super) async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Notice>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
         while let Some(Some(notice)) = stop.run_until_cancelled(inbox.recv()).await {
             self.take(notice);
         }

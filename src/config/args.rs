@@ -7,11 +7,21 @@
 #[command(name = "ensign-agent", version, max_term_width = 120)]
 pub struct Args {
     /// Address of the certificate authority, a TLS port.
-    #[arg(long, env = "CA_ADDR", value_name = "HOST:PORT", default_value = "ensign-ra.istio-system.svc:443")]
+    #[arg(
+        long,
+        env = "CA_ADDR",
+        value_name = "HOST:PORT",
+        default_value = "ensign-ra.istio-system.svc:443"
+    )]
     pub ca_addr: String,
 
     /// PEM file with the roots of the authority's own certificate; watched.
-    #[arg(long, env = "CA_ROOT_CA", value_name = "PATH", default_value = "/var/run/secrets/istio/root-cert.pem")]
+    #[arg(
+        long,
+        env = "CA_ROOT_CA",
+        value_name = "PATH",
+        default_value = "/var/run/secrets/istio/root-cert.pem"
+    )]
     pub ca_root_ca: String,
 
     /// Name that the authority's certificate must bear, if it is not the host of its address.
@@ -55,7 +65,12 @@ pub struct Args {
     pub jitter: String,
 
     /// Kind of the workloads' keys: ECDSA, or RSA (an empty text means RSA, as in Istio).
-    #[arg(long, env = "ECC_SIGNATURE_ALGORITHM", value_name = "ALGORITHM", default_value = "ECDSA")]
+    #[arg(
+        long,
+        env = "ECC_SIGNATURE_ALGORITHM",
+        value_name = "ALGORITHM",
+        default_value = "ECDSA"
+    )]
     pub ecc_signature_algorithm: String,
 
     /// Curve of ECDSA keys: P256 or P384.
@@ -75,7 +90,12 @@ pub struct Args {
     pub max_in_flight: String,
 
     /// The end of one request to the authority, connecting included.
-    #[arg(long, env = "ENSIGN_REQUEST_DEADLINE", value_name = "DURATION", default_value = "60s")]
+    #[arg(
+        long,
+        env = "ENSIGN_REQUEST_DEADLINE",
+        value_name = "DURATION",
+        default_value = "60s"
+    )]
     pub request_deadline: String,
 
     /// How long a certificate waits for its Envoy to accept the root that it needs.
@@ -91,15 +111,30 @@ pub struct Args {
     pub workloads_file: Option<String>,
 
     /// Bundle of roots to which a signer is pinned (`=PATH`: the authority's default signer); watched; may be repeated.
-    #[arg(long, env = "ENSIGN_PINNED_BUNDLES", value_name = "SIGNER=PATH", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "ENSIGN_PINNED_BUNDLES",
+        value_name = "SIGNER=PATH",
+        value_delimiter = ','
+    )]
     pub pinned_bundles: Vec<String>,
 
     /// Where /metrics, /healthz and /readyz are served.
-    #[arg(long, env = "ENSIGN_ADMIN_ADDR", value_name = "IP:PORT", default_value = "0.0.0.0:9402")]
+    #[arg(
+        long,
+        env = "ENSIGN_ADMIN_ADDR",
+        value_name = "IP:PORT",
+        default_value = "0.0.0.0:9402"
+    )]
     pub admin_addr: String,
 
     /// Where /status is served: a loopback address.
-    #[arg(long, env = "ENSIGN_STATUS_ADDR", value_name = "IP:PORT", default_value = "127.0.0.1:9403")]
+    #[arg(
+        long,
+        env = "ENSIGN_STATUS_ADDR",
+        value_name = "IP:PORT",
+        default_value = "127.0.0.1:9403"
+    )]
     pub status_addr: String,
 
     /// File that receives the bound addresses as JSON, once all sockets are bound.

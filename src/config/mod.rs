@@ -82,7 +82,11 @@ where
     let args = Args::from_arg_matches(&matches)?;
     let print = args.print_config;
     let config = check(&command, args)?;
-    if print { Ok(Request::Print(settings::print(&command, &matches))) } else { Ok(Request::Run(Box::new(config))) }
+    if print {
+        Ok(Request::Print(settings::print(&command, &matches)))
+    } else {
+        Ok(Request::Run(Box::new(config)))
+    }
 }
 
 /// All values, or all mistakes.
@@ -90,7 +94,11 @@ fn check(command: &clap::Command, args: Args) -> Result<Config, Problems> {
     let mut checker = Checker::new(command);
     let c = &mut checker;
     // Every check runs before any `?`: an operator sees all mistakes at once.
-    let trust_domain = c.parse("trust_domain", &args.trust_domain, "a trust domain such as cluster.local");
+    let trust_domain = c.parse(
+        "trust_domain",
+        &args.trust_domain,
+        "a trust domain such as cluster.local",
+    );
     let key_type = key_type(c, &args);
     let drain_timeout = positive(c, "drain_timeout", &args.drain_timeout);
     let ca = ca(c, &args);
@@ -106,7 +114,7 @@ fn check(command: &clap::Command, args: Args) -> Result<Config, Problems> {
         Some(Config {
             ca: ca?,
             ca_roots_file: ca_roots_file?,
-            pins: pins?,
+            pins,
             rotation: rotation?,
             sds: sds?,
             source: source?,
@@ -125,11 +133,18 @@ fn ca(c: &mut Checker<'_>, args: &Args) -> Option<IstioCaConfig> {
     let server_name = set(args.istiod_san.as_deref());
     let server_name = match server_name.map(|name| (name, rustls_pki_types::ServerName::try_from(name.to_owned()))) {
         None => Some(None),
-        Some((name, outcome)) => c.check("istiod_san", name, "a DNS name or an IP address", outcome).map(|_| Some(name.to_owned())),
+        Some((name, outcome)) => c
+            .check("istiod_san", name, "a DNS name or an IP address", outcome)
+            .map(|_| Some(name.to_owned())),
     };
     let printable = !args.cluster_id.is_empty() && args.cluster_id.bytes().all(|byte| byte.is_ascii_graphic());
     if !printable {
-        c.refuse("cluster_id", &args.cluster_id, "printable ASCII without spaces", "it is sent as a header");
+        c.refuse(
+            "cluster_id",
+            &args.cluster_id,
+            "printable ASCII without spaces",
+            "it is sent as a header",
+        );
     }
     let deadline = positive(c, "request_deadline", &args.request_deadline);
     Some(IstioCaConfig {
@@ -164,12 +179,23 @@ fn rotation(c: &mut Checker<'_>, args: &Args) -> Option<RotationConfig> {
         let half = Schedule::default();
         let good_ratio = c.check("ratio", &args.ratio, "above 0, at most 1", Schedule::new(ratio, 0.1));
         let good_jitter = c.check("jitter", &args.jitter, "above 0, below 1", Schedule::new(0.5, jitter));
-        good_ratio.zip(good_jitter).map(|_| Schedule::new(ratio, jitter).unwrap_or(half))
+        good_ratio
+            .zip(good_jitter)
+            .map(|_| Schedule::new(ratio, jitter).unwrap_or(half))
     });
     let fetch_floor = not_negative(c, "fetch_floor", &args.fetch_floor);
     let max_in_flight = at_least_one(c, "max_in_flight", &args.max_in_flight);
-    let request_deadline = args.request_deadline.parse::<GoDuration>().ok().and_then(|d| d.positive().ok());
-    let default_signer = optional(c, "cert_signer", args.cert_signer.as_deref(), "the name of a signer, or nothing");
+    let request_deadline = args
+        .request_deadline
+        .parse::<GoDuration>()
+        .ok()
+        .and_then(|d| d.positive().ok());
+    let default_signer = optional(
+        c,
+        "cert_signer",
+        args.cert_signer.as_deref(),
+        "the name of a signer, or nothing",
+    );
     Some(RotationConfig {
         ttl: ttl?,
         schedule: schedule?,
@@ -184,7 +210,11 @@ fn rotation(c: &mut Checker<'_>, args: &Args) -> Option<RotationConfig> {
 fn sds(c: &mut Checker<'_>, args: &Args, drain_timeout: Option<Duration>) -> Option<sds::Config> {
     let root_wait = not_negative(c, "root_wait", &args.root_wait);
     // Streams end a little before the process must, so that their connections end in order too.
-    Some(sds::Config { root_wait: root_wait?, drain_timeout: drain_timeout?.mul_f64(0.8), ..sds::Config::default() })
+    Some(sds::Config {
+        root_wait: root_wait?,
+        drain_timeout: drain_timeout?.mul_f64(0.8),
+        ..sds::Config::default()
+    })
 }
 
 fn source(
@@ -194,13 +224,22 @@ fn source(
     key_type: Option<KeyType>,
 ) -> Option<source::fixed::Config> {
     if args.source != "fixed" {
-        c.refuse("source", &args.source, "`fixed`", "this version reads workloads from a file only");
+        c.refuse(
+            "source",
+            &args.source,
+            "`fixed`",
+            "this version reads workloads from a file only",
+        );
     }
     let file = set(args.workloads_file.as_deref());
     if file.is_none() {
         c.missing("workloads_file", "the path of the file that lists the workloads");
     }
-    Some(source::fixed::Config { workloads_file: file?.into(), trust_domain: trust_domain?, key_type: key_type? })
+    Some(source::fixed::Config {
+        workloads_file: file?.into(),
+        trust_domain: trust_domain?,
+        key_type: key_type?,
+    })
 }
 
 /// Istio's three variables for the kind of key, in Istio's meaning: no ECC algorithm means RSA.
@@ -219,7 +258,12 @@ fn key_type(c: &mut Checker<'_>, args: &Args) -> Option<KeyType> {
         "3072" => Some(KeyType::Rsa3072),
         "4096" => Some(KeyType::Rsa4096),
         other => {
-            c.refuse("workload_rsa_key_size", other, "2048, 3072 or 4096", "no other size is supported");
+            c.refuse(
+                "workload_rsa_key_size",
+                other,
+                "2048, 3072 or 4096",
+                "no other size is supported",
+            );
             None
         }
     };
@@ -227,16 +271,26 @@ fn key_type(c: &mut Checker<'_>, args: &Args) -> Option<KeyType> {
         "ECDSA" => curve,
         "RSA" | "" => rsa,
         other => {
-            c.refuse("ecc_signature_algorithm", other, "ECDSA, or RSA (or empty, as in Istio)", "unknown algorithm");
+            c.refuse(
+                "ecc_signature_algorithm",
+                other,
+                "ECDSA, or RSA (or empty, as in Istio)",
+                "unknown algorithm",
+            );
             None
         }
     }?;
     let seen = args.ecc_signature_algorithm.as_str();
-    c.check("ecc_signature_algorithm", seen, "a kind of key that this build can make", kind.ensure_generatable())?;
+    c.check(
+        "ecc_signature_algorithm",
+        seen,
+        "a kind of key that this build can make",
+        kind.ensure_generatable(),
+    )?;
     Some(kind)
 }
 
-fn pins(c: &mut Checker<'_>, pins: &[String]) -> Option<Vec<(Option<SignerName>, PathBuf)>> {
+fn pins(c: &mut Checker<'_>, pins: &[String]) -> Vec<(Option<SignerName>, PathBuf)> {
     const EXPECTED: &str = "SIGNER=PATH (`=PATH` for the authority's default signer)";
     let mut good = Vec::with_capacity(pins.len());
     for pin in pins.iter().filter(|pin| !pin.is_empty()) {
@@ -244,13 +298,15 @@ fn pins(c: &mut Checker<'_>, pins: &[String]) -> Option<Vec<(Option<SignerName>,
             c.refuse("pinned_bundles", pin, EXPECTED, "there is no path in it");
             continue;
         };
-        let Some(signer) = optional(c, "pinned_bundles", Some(signer), EXPECTED) else { continue };
+        let Some(signer) = optional(c, "pinned_bundles", Some(signer), EXPECTED) else {
+            continue;
+        };
         if good.iter().any(|(other, _)| *other == signer) {
             c.refuse("pinned_bundles", pin, EXPECTED, "this signer is pinned twice");
         }
         good.push((signer, PathBuf::from(path)));
     }
-    Some(good)
+    good
 }
 
 fn status_addr(c: &mut Checker<'_>, text: &str) -> Option<SocketAddr> {
@@ -266,7 +322,10 @@ fn status_addr(c: &mut Checker<'_>, text: &str) -> Option<SocketAddr> {
 fn log(c: &mut Checker<'_>, args: &Args) -> Option<LogConfig> {
     let format = c.parse("log_format", &args.log_format, "text or json");
     let level = c.parse("log_level", &args.log_level, "a log filter");
-    Some(LogConfig { format: format?, level: level? })
+    Some(LogConfig {
+        format: format?,
+        level: level?,
+    })
 }
 
 fn positive(c: &mut Checker<'_>, id: &str, text: &str) -> Option<Duration> {

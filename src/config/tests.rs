@@ -24,8 +24,17 @@ fn the_defaults_are_the_documented_ones() {
 
 #[test]
 fn all_mistakes_are_told_at_once_with_flag_and_variable() {
-    let flags = ["--ca-addr=istiod.istio-system.svc:15010", "--secret-ttl=24", "--secret-grace-period-ratio=1.5"];
-    let more = ["--status-addr=0.0.0.0:1", "--pinned-bundles=foo", "--log-level=loud", "--ca-root-ca=SYSTEM"];
+    let flags = [
+        "--ca-addr=istiod.istio-system.svc:15010",
+        "--secret-ttl=24",
+        "--secret-grace-period-ratio=1.5",
+    ];
+    let more = [
+        "--status-addr=0.0.0.0:1",
+        "--pinned-bundles=foo",
+        "--log-level=loud",
+        "--ca-root-ca=SYSTEM",
+    ];
     let error = with(&[&flags[..], &more[..]].concat()).unwrap_err();
     for part in [
         "--ca-addr (CA_ADDR)",
@@ -45,7 +54,10 @@ fn all_mistakes_are_told_at_once_with_flag_and_variable() {
 #[test]
 fn a_missing_workloads_file_is_a_mistake() {
     let error = load(["ensign-agent"]).unwrap_err().to_string();
-    assert!(error.contains("--workloads-file (ENSIGN_WORKLOADS_FILE): is not set"), "{error}");
+    assert!(
+        error.contains("--workloads-file (ENSIGN_WORKLOADS_FILE): is not set"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -56,16 +68,27 @@ fn kinds_of_keys_are_spelled_as_in_istio() {
     if KeyType::Rsa2048.ensure_generatable().is_ok() {
         assert_eq!(rsa.unwrap().source.key_type, KeyType::Rsa2048);
     } else {
-        assert!(rsa.unwrap_err().contains("--ecc-signature-algorithm (ECC_SIGNATURE_ALGORITHM)"));
+        assert!(
+            rsa.unwrap_err()
+                .contains("--ecc-signature-algorithm (ECC_SIGNATURE_ALGORITHM)")
+        );
     }
 }
 
 #[test]
 fn pins_name_a_signer_or_the_default_one() {
     let config = with(&["--pinned-bundles=foo=/a.pem,=/b.pem"]).unwrap();
-    let pins: Vec<_> = config.pins.iter().map(|(signer, _)| signer.as_ref().map(SignerName::as_str)).collect();
+    let pins: Vec<_> = config
+        .pins
+        .iter()
+        .map(|(signer, _)| signer.as_ref().map(SignerName::as_str))
+        .collect();
     assert_eq!(pins, [Some("foo"), None]);
-    assert!(with(&["--pinned-bundles=foo=/a", "--pinned-bundles=foo=/b"]).unwrap_err().contains("twice"));
+    assert!(
+        with(&["--pinned-bundles=foo=/a", "--pinned-bundles=foo=/b"])
+            .unwrap_err()
+            .contains("twice")
+    );
 }
 
 #[test]
@@ -79,8 +102,14 @@ fn print_config_shows_what_is_in_effect_and_no_secret() {
 fn table() -> String {
     let row = |argument: &clap::Arg| {
         let flag = format!("`--{}`", argument.get_long()?);
-        let variable = argument.get_env().map_or(String::new(), |name| format!("`{}`", name.to_string_lossy()));
-        let defaults: Vec<_> = argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
+        let variable = argument
+            .get_env()
+            .map_or(String::new(), |name| format!("`{}`", name.to_string_lossy()));
+        let defaults: Vec<_> = argument
+            .get_default_values()
+            .iter()
+            .map(|value| value.to_string_lossy())
+            .collect();
         let default = if defaults.is_empty() || !argument.get_action().takes_values() {
             String::new()
         } else {
@@ -97,5 +126,9 @@ fn table() -> String {
 #[test]
 fn the_documented_table_is_the_one_in_effect() {
     let page = include_str!("../../docs/agent-configuration.md");
-    assert!(page.contains(&table()), "docs/agent-configuration.md must hold this table:\n{}", table());
+    assert!(
+        page.contains(&table()),
+        "docs/agent-configuration.md must hold this table:\n{}",
+        table()
+    );
 }

@@ -130,13 +130,19 @@ impl FileSet {
 
     /// Adds a file that must be there too.
     pub fn and(mut self, path: impl Into<PathBuf>) -> Self {
-        self.wanted.push(read::Wanted { path: path.into(), optional: false });
+        self.wanted.push(read::Wanted {
+            path: path.into(),
+            optional: false,
+        });
         self
     }
 
     /// Adds a file that may be absent.
     pub fn and_optional(mut self, path: impl Into<PathBuf>) -> Self {
-        self.wanted.push(read::Wanted { path: path.into(), optional: true });
+        self.wanted.push(read::Wanted {
+            path: path.into(),
+            optional: true,
+        });
         self
     }
 
@@ -159,10 +165,7 @@ impl FileSet {
     }
 
     /// Reads now and fails if that fails; then publishes every good change.
-    pub async fn required<T, P>(
-        self,
-        parse: P,
-    ) -> Result<(watch::Receiver<Arc<T>>, WatchedFile<T>), WatchError>
+    pub async fn required<T, P>(self, parse: P) -> Result<(watch::Receiver<Arc<T>>, WatchedFile<T>), WatchError>
     where
         T: Send + Sync + 'static,
         P: Fn(&Contents) -> anyhow::Result<T> + Send + Sync + 'static,
@@ -183,10 +186,7 @@ impl FileSet {
     }
 
     /// Reads now if possible; `None` until the files are there and good.
-    pub async fn optional<T, P>(
-        self,
-        parse: P,
-    ) -> (watch::Receiver<Option<Arc<T>>>, WatchedFile<T>)
+    pub async fn optional<T, P>(self, parse: P) -> (watch::Receiver<Option<Arc<T>>>, WatchedFile<T>)
     where
         T: Send + Sync + 'static,
         P: Fn(&Contents) -> anyhow::Result<T> + Send + Sync + 'static,
@@ -220,7 +220,11 @@ impl<T: Send + Sync + 'static> WatchedFile<T> {
         // Between the first read and the first watch something may have changed.
         self.wake.notify_one();
         loop {
-            let poll = if self.watches_all() { self.files.poll } else { self.files.poll.min(EAGER) };
+            let poll = if self.watches_all() {
+                self.files.poll
+            } else {
+                self.files.poll.min(EAGER)
+            };
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 _ = timeout(poll, self.wake.notified()) => {}
@@ -243,7 +247,10 @@ impl<T: Send + Sync + 'static> WatchedFile<T> {
                 }
             }
             Look::Good(contents, value) => {
-                self.last = Last { good: Some(contents), failure: None };
+                self.last = Last {
+                    good: Some(contents),
+                    failure: None,
+                };
                 self.files.metrics.good(label).set(1);
                 tracing::info!(file = label, path = %self.path(), "file loaded");
                 match &self.publish {
@@ -274,7 +281,13 @@ impl<T: Send + Sync + 'static> WatchedFile<T> {
         let wake = Arc::clone(&self.wake);
         let on_event = move |event: notify::Result<notify::Event>| {
             // Our own reads are Access events: reacting to them would never end.
-            if !matches!(event, Ok(notify::Event { kind: EventKind::Access(_), .. })) {
+            if !matches!(
+                event,
+                Ok(notify::Event {
+                    kind: EventKind::Access(_),
+                    ..
+                })
+            ) {
                 wake.notify_one();
             }
         };
@@ -315,7 +328,10 @@ impl<T: Send + Sync + 'static> WatchedFile<T> {
 
 impl<T> fmt::Debug for WatchedFile<T> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("WatchedFile").field("files", &self.files).finish_non_exhaustive()
+        formatter
+            .debug_struct("WatchedFile")
+            .field("files", &self.files)
+            .finish_non_exhaustive()
     }
 }
 
@@ -369,11 +385,7 @@ enum Look<T> {
     Bad(WatchError),
 }
 
-async fn look<T: Send + Sync + 'static>(
-    files: &FileSet,
-    parse: &Arc<Parse<T>>,
-    last: &Last,
-) -> Look<T> {
+async fn look<T: Send + Sync + 'static>(files: &FileSet, parse: &Arc<Parse<T>>, last: &Last) -> Look<T> {
     let (files, parse, label) = (files.clone(), Arc::clone(parse), files.label);
     let in_effect = last.good.clone();
     let work = move || {
@@ -389,11 +401,17 @@ async fn look<T: Send + Sync + 'static>(
             Ok(value) => Look::Good(contents, value),
             Err(error) => {
                 let path = files.first_path().display().to_string();
-                Look::Bad(WatchError::Parse { label, path, source: error.into() })
+                Look::Bad(WatchError::Parse {
+                    label,
+                    path,
+                    source: error.into(),
+                })
             }
         }
     };
-    spawn_blocking(work).await.unwrap_or(Look::Bad(WatchError::Interrupted { label }))
+    spawn_blocking(work)
+        .await
+        .unwrap_or(Look::Bad(WatchError::Interrupted { label }))
 }
 
 /// Larger than any bundle, policy or list that we read.

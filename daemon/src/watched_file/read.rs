@@ -75,7 +75,10 @@ impl Contents {
 
 impl fmt::Debug for Contents {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sizes = self.0.iter().map(|(path, bytes)| (path, bytes.as_ref().map(|b| b.len())));
+        let sizes = self
+            .0
+            .iter()
+            .map(|(path, bytes)| (path, bytes.as_ref().map(|b| b.len())));
         formatter.debug_map().entries(sizes).finish()
     }
 }

@@ -67,9 +67,13 @@ async fn kubernetes_volume_swaps() {
         fs::create_dir(&data).await.unwrap();
         fs::write(data.join("number"), version.to_string()).await.unwrap();
         symlink(format!("..v{version}"), folder.path().join("..data_tmp")).unwrap();
-        fs::rename(folder.path().join("..data_tmp"), folder.path().join("..data")).await.unwrap();
+        fs::rename(folder.path().join("..data_tmp"), folder.path().join("..data"))
+            .await
+            .unwrap();
         if version > 1 {
-            fs::remove_dir_all(folder.path().join(format!("..v{}", version - 1))).await.unwrap();
+            fs::remove_dir_all(folder.path().join(format!("..v{}", version - 1)))
+                .await
+                .unwrap();
         }
     };
     swap(1).await;
@@ -88,7 +92,8 @@ async fn bad_content_keeps_the_old_and_is_counted_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("number");
     fs::write(&path, "1").await.unwrap();
-    let (mut receiver, metrics, running) = watch(FileSet::file("number", &path).poll_every(Duration::from_millis(5))).await;
+    let (mut receiver, metrics, running) =
+        watch(FileSet::file("number", &path).poll_every(Duration::from_millis(5))).await;
     expect(&mut receiver, 1).await;
     receiver.mark_unchanged();
     let failures = metrics.failures.get_or_create(&FileLabels { file: "number" }).clone();
@@ -146,8 +151,11 @@ async fn the_same_content_is_published_once() {
 #[tokio::test]
 async fn a_set_is_read_whole_and_required_fails_at_once() {
     let folder = tempfile::tempdir().unwrap();
-    let (cert, key, chain) =
-        (folder.path().join("cert"), folder.path().join("key"), folder.path().join("chain"));
+    let (cert, key, chain) = (
+        folder.path().join("cert"),
+        folder.path().join("key"),
+        folder.path().join("chain"),
+    );
     let join = |contents: &Contents| {
         let chain = contents.optional(2).map(<[u8]>::len);
         Ok(format!("{}{}{chain:?}", contents.text(0)?, contents.text(1)?))
@@ -170,8 +178,15 @@ async fn size_and_kind_are_bounded() {
     let path = folder.path().join("big");
     fs::write(&path, [b'x'; 33]).await.unwrap();
     let parse = |_: &Contents| Ok(());
-    let error = FileSet::file("number", &path).max_bytes(32).required(parse).await.unwrap_err();
+    let error = FileSet::file("number", &path)
+        .max_bytes(32)
+        .required(parse)
+        .await
+        .unwrap_err();
     assert!(crate::logging::chain(&error).contains("larger than 32 bytes"));
-    let error = FileSet::file("number", folder.path()).required(parse).await.unwrap_err();
+    let error = FileSet::file("number", folder.path())
+        .required(parse)
+        .await
+        .unwrap_err();
     assert!(crate::logging::chain(&error).contains("not a regular file"));
 }

@@ -95,16 +95,25 @@ impl WorkloadsFile {
         let mut entries = BTreeMap::new();
         let mut sockets: BTreeMap<PathBuf, String> = BTreeMap::new();
         for raw in raw.workloads {
-            let Some(entry) = entry(raw, trust_domain, key_type, &mut mistakes) else { continue };
+            let Some(entry) = entry(raw, trust_domain, key_type, &mut mistakes) else {
+                continue;
+            };
             if let Some(other) = sockets.insert(entry.socket.path.clone(), entry.name.clone()) {
                 let path = entry.socket.path.display();
-                mistakes.add(&entry.name, &format!("socket {path} is also that of `{other}`, expected one for each"));
+                mistakes.add(
+                    &entry.name,
+                    &format!("socket {path} is also that of `{other}`, expected one for each"),
+                );
             }
             if let Some(twin) = entries.insert(entry.name.clone(), entry) {
                 mistakes.add(&twin.name, "this name is there twice, expected a name once");
             }
         }
-        if mistakes.0.is_empty() { Ok(Self { entries }) } else { Err(FileError::Entries(mistakes)) }
+        if mistakes.0.is_empty() {
+            Ok(Self { entries })
+        } else {
+            Err(FileError::Entries(mistakes))
+        }
     }
 }
 
@@ -137,13 +146,21 @@ impl Mistakes {
 
     /// The value, or a noted mistake.
     fn take<T, E: std::error::Error + 'static>(&mut self, name: &str, field: &str, value: Result<T, E>) -> Option<T> {
-        value.map_err(|error| self.add(name, &format!("{field}: {}", ensign_daemon::logging::chain(&error)))).ok()
+        value
+            .map_err(|error| self.add(name, &format!("{field}: {}", ensign_daemon::logging::chain(&error))))
+            .ok()
     }
 }
 
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = self.0.iter().take(MAX_SHOWN).map(String::as_str).collect::<Vec<_>>().join("; ");
+        let shown = self
+            .0
+            .iter()
+            .take(MAX_SHOWN)
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join("; ");
         match self.0.len().checked_sub(MAX_SHOWN) {
             Some(more) if more > 0 => write!(f, "{shown}; and {more} more"),
             _ => f.write_str(&shown),
@@ -170,17 +187,35 @@ fn entry(
     default_key_type: KeyType,
     mistakes: &mut Mistakes,
 ) -> Option<Entry> {
-    let RawEntry { name, namespace, service_account, token_file, socket, mode, owner, signer, key_type } = raw;
+    let RawEntry {
+        name,
+        namespace,
+        service_account,
+        token_file,
+        socket,
+        mode,
+        owner,
+        signer,
+        key_type,
+    } = raw;
     let m = mistakes;
     // All fields are looked at before the first `?`.
     let good_name = m.take(&name, "name", checked_name(&name));
-    let id = m.take(&name, "identity", SpiffeId::new(trust_domain, &namespace, &service_account));
+    let id = m.take(
+        &name,
+        "identity",
+        SpiffeId::new(trust_domain, &namespace, &service_account),
+    );
     let token_file = m.take(&name, "tokenFile", absolute(token_file));
     let path = m.take(&name, "socket", absolute(socket));
     let mode = m.take(&name, "mode", mode.as_deref().map_or(Ok(DEFAULT_MODE), parse_mode));
     let owner = m.take(&name, "owner", owner.as_deref().map(parse_owner).transpose());
     let signer = m.take(&name, "signer", signer.map(|text| text.parse()).transpose());
-    let key_type = m.take(&name, "keyType", key_type.map_or(Ok(default_key_type), |text| text.parse::<KeyType>()));
+    let key_type = m.take(
+        &name,
+        "keyType",
+        key_type.map_or(Ok(default_key_type), |text| text.parse::<KeyType>()),
+    );
     let key_type = key_type.and_then(|kind| m.take(&name, "keyType", kind.ensure_generatable().map(|()| kind)));
     Some(Entry {
         name: good_name?,
@@ -188,7 +223,11 @@ fn entry(
         token_file: token_file?,
         signer: signer?,
         key_type: key_type?,
-        socket: Socket { path: path?, mode: mode?, owner: owner? },
+        socket: Socket {
+            path: path?,
+            mode: mode?,
+            owner: owner?,
+        },
     })
 }
 
@@ -216,7 +255,11 @@ fn shown(path: &Path) -> String {
 fn parse_mode(text: &str) -> Result<u32, FieldError> {
     let wrong = || FieldError::Mode(text.chars().take(20).collect());
     let octal = (3..=4).contains(&text.len()) && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
-    let mode = if octal { u32::from_str_radix(text, 8).map_err(|_| wrong())? } else { return Err(wrong()) };
+    let mode = if octal {
+        u32::from_str_radix(text, 8).map_err(|_| wrong())?
+    } else {
+        return Err(wrong());
+    };
     // Set-id and sticky bits mean nothing on a socket.
     if mode > 0o777 { Err(wrong()) } else { Ok(mode) }
 }
@@ -270,16 +313,29 @@ workloads:
     fn every_option_is_read() {
         let text = format!("{GOOD}  mode: \"0660\"\n  owner: \"1337:1338\"\n  signer: foo\n  keyType: P-384\n");
         let workload = parse(&text).unwrap().entries["httpbin"].workload();
-        assert_eq!((workload.socket.mode, workload.socket.owner), (0o660, Some((1337, Some(1338)))));
-        assert_eq!((workload.signer.unwrap().as_str(), workload.key_type), ("foo", KeyType::P384));
+        assert_eq!(
+            (workload.socket.mode, workload.socket.owner),
+            (0o660, Some((1337, Some(1338))))
+        );
+        assert_eq!(
+            (workload.signer.unwrap().as_str(), workload.key_type),
+            ("foo", KeyType::P384)
+        );
     }
 
     #[test]
     fn all_mistakes_are_told_at_once() {
-        let bad = GOOD.replace("/run/x/token", "token").replace("namespace: foo", "namespace: Foo_");
-        let error = parse(&format!("{bad}  mode: rw\n  owner: root\n  signer: A.B\n")).unwrap_err().to_string();
+        let bad = GOOD
+            .replace("/run/x/token", "token")
+            .replace("namespace: foo", "namespace: Foo_");
+        let error = parse(&format!("{bad}  mode: rw\n  owner: root\n  signer: A.B\n"))
+            .unwrap_err()
+            .to_string();
         for field in ["identity", "tokenFile", "mode", "owner", "signer"] {
-            assert!(error.contains(&format!("workload `httpbin`: {field}")), "{field}: {error}");
+            assert!(
+                error.contains(&format!("workload `httpbin`: {field}")),
+                "{field}: {error}"
+            );
         }
     }
 
@@ -298,7 +354,9 @@ workloads:
         let entry = GOOD.split("workloads:\n").nth(1).unwrap();
         let error = parse(&format!("{GOOD}{entry}")).unwrap_err().to_string();
         assert!(error.contains("twice") && error.contains("socket"), "{error}");
-        let same_path = entry.replace("name: httpbin", "name: other").replace("/run/x/http", "/run//x/./http");
+        let same_path = entry
+            .replace("name: httpbin", "name: other")
+            .replace("/run/x/http", "/run//x/./http");
         let error = parse(&format!("{GOOD}{same_path}")).unwrap_err().to_string();
         assert!(error.contains("socket"), "{error}");
     }
@@ -311,6 +369,9 @@ workloads:
             format!("apiVersion: ensign.mesh/v1\nworkloads:\n{entries}")
         };
         assert_eq!(parse(&file(MAX_WORKLOADS)).unwrap().entries.len(), MAX_WORKLOADS);
-        assert!(matches!(parse(&file(MAX_WORKLOADS + 1)), Err(FileError::TooMany(5_001))));
+        assert!(matches!(
+            parse(&file(MAX_WORKLOADS + 1)),
+            Err(FileError::TooMany(5_001))
+        ));
     }
 }

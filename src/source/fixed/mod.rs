@@ -45,11 +45,17 @@ pub async fn open(
     config: Config,
     metrics: &WatchMetrics,
 ) -> Result<(Vec<Workload>, Source, WatchedFile<WorkloadsFile>), WatchError> {
-    let Config { workloads_file, trust_domain, key_type } = config;
+    let Config {
+        workloads_file,
+        trust_domain,
+        key_type,
+    } = config;
     let parse = move |contents: &ensign_daemon::watched_file::Contents| {
         Ok(WorkloadsFile::parse(contents.bytes(0), &trust_domain, key_type)?)
     };
-    let set = FileSet::file("workloads file", workloads_file).max_bytes(MAX_BYTES).metrics(metrics);
+    let set = FileSet::file("workloads file", workloads_file)
+        .max_bytes(MAX_BYTES)
+        .metrics(metrics);
     let (mut files, watched) = set.required(parse).await?;
     let served = files.borrow_and_update().entries.clone();
     let workloads = served.values().map(Entry::workload).collect();
@@ -86,7 +92,9 @@ impl Source {
     /// Sends what leads from what is served to what is wanted. Closes before it opens: a path may pass to another name.
     async fn bring_about(&mut self, wanted: &BTreeMap<String, Entry>, notices: &Notices) {
         let gone = self.served.iter().filter(|(name, _)| !wanted.contains_key(*name));
-        let gone: Vec<_> = gone.map(|(name, entry)| (name.clone(), Event::Gone(entry.uid()))).collect();
+        let gone: Vec<_> = gone
+            .map(|(name, entry)| (name.clone(), Event::Gone(entry.uid())))
+            .collect();
         for (name, _) in send(gone, notices).await {
             self.served.remove(&name);
         }

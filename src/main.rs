@@ -1,0 +1,59 @@
+//! The agent's process: harden, settings, log, run, exit code.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use ensign_agent::app;
+use ensign_agent::config::{self, Config, ConfigError, Request};
+use ensign_daemon::supervise::Signals;
+use ensign_daemon::{hardening, logging};
+
+fn main() -> ExitCode {
+    // Before anything else: from here on there may be keys in memory.
+    if let Err(error) = hardening::harden() {
+        return refuse(&logging::chain(&error));
+    }
+    match config::load(std::env::args_os()) {
+        Ok(Request::Run(config)) => start(*config),
+        Ok(Request::Print(text)) => {
+            let printed = writeln!(std::io::stdout(), "{text}");
+            if printed.is_ok() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+        Err(ConfigError::Flags(error)) => {
+            // Help and version too: clap knows their exit codes and where they belong.
+            let _ = error.print();
+            u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
+        }
+        Err(ConfigError::Values(problems)) => refuse(&problems.to_string()),
+    }
+}
+
+fn start(config: Config) -> ExitCode {
+    if let Err(error) = logging::init(&config.log) {
+        return refuse(&logging::chain(&error));
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return refuse(&format!("cannot start the async runtime: {error}")),
+    };
+    let outcome = runtime.block_on(async {
+        let signals = Signals::install()?;
+        app::bind(config).await?.run(Some(signals)).await
+    });
+    // Long enough to drop every task, and so remove every socket file; what hangs on a blocking thread must not hold us.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => refuse(&format!("{error:#}")),
+    }
+}
+
+/// Straight to standard error, so that no log filter can hide why the agent is not there.
+fn refuse(reason: &str) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "ensign-agent: {reason}");
+    ExitCode::FAILURE
+}
