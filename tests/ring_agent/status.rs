@@ -10,17 +10,20 @@ use crate::agent::{Agent, bind, prepared};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_status_names_certificates_and_what_to_do() {
-    let agent = Agent::start(&["bad@foo", "good"]).await;
+    let agent = Agent::start(&["bad", "good"]).await;
     agent.certificate("good").await;
     agent.ra.script().set_default(RaOutcome::Refuse(
         Code::PermissionDenied,
         "not <b>allowed</b>".to_owned(),
     ));
     agent.list(&["bad@bar", "good"]).await;
+    let envoy = agent.envoy("bad").await;
     let status = eventually("the refusal", async || {
+        // One that waits: a warm-up would begin later. The change may end a stream that was too early.
+        let _waiting = envoy.subscribe(&["default"]).await;
         let status = agent.status_json().await;
-        let error = &status["workloads"][0]["certificates"][0]["lastError"];
-        if error["reason"] == "permission_denied" {
+        let seen = &status["workloads"][0]["certificates"][0];
+        if seen["signer"] == "bar" && seen["lastError"]["reason"] == "permission_denied" {
             Ok(status)
         } else {
             Err(status.to_string())

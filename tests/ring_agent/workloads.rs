@@ -11,11 +11,12 @@ async fn the_first_secrets_arrive_and_the_token_goes_along() {
     let envoy = agent.envoy("httpbin").await;
     let mut default = envoy.subscribe(&["default"]).await;
     let mut roots = envoy.subscribe(&["ROOTCA"]).await;
+    // The leaf waits until its root is accepted on the same connection.
+    let bundle = roots.next_secret(patience()).await;
+    assert!(ensign_testkit::fake_envoy::trusted_ca(&bundle).is_some());
     let secret = default.next_secret(patience()).await;
     let (chain, key) = ensign_testkit::fake_envoy::certificate(&secret).unwrap();
     assert!(chain.contains("BEGIN CERTIFICATE") && key.contains("PRIVATE KEY"));
-    let roots = roots.next_secret(patience()).await;
-    assert!(ensign_testkit::fake_envoy::trusted_ca(&roots).is_some());
     let requests = agent.ra.requests();
     assert_eq!(requests.len(), 1);
     assert_eq!(requests[0].authorization.as_deref(), Some("Bearer a.test.token"));
@@ -38,6 +39,7 @@ async fn a_workload_is_added_changed_and_removed_live() {
     // Another signer: the entry is another, and its request names the signer.
     agent.list(&["a", "b@bar"]).await;
     eventually("a request to bar", async || {
+        agent.certificate("b").await;
         let requests = agent.ra.requests();
         let to_bar = requests
             .iter()

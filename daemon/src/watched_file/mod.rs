@@ -269,7 +269,12 @@ impl<T: Send + Sync + 'static> WatchedFile<T> {
             return;
         }
         self.files.metrics.failed(label);
-        tracing::warn!(file = label, path = %self.path(), reason, "file not loaded, the last good content stays");
+        let in_effect = if self.last.good.is_some() {
+            "the last good content"
+        } else {
+            "nothing yet"
+        };
+        tracing::warn!(file = label, path = %self.path(), reason, in_effect, "file not loaded");
         self.last.failure = Some(reason);
     }
 
