@@ -136,12 +136,12 @@ impl Bundle {
     }
 
     /// What paths may end in at this time: all roots but the expired and the not yet valid.
-    pub(crate) fn anchors_at(&self, now: SystemTime) -> Vec<TrustAnchor<'static>> {
+    pub(crate) fn anchors_at(&self, now: SystemTime) -> Vec<TrustAnchor<'_>> {
         self.inner
             .roots
             .iter()
             .filter(|root| root.certificate.is_valid_at(now))
-            .map(|root| root.anchor.clone())
+            .map(Root::anchor)
             .collect()
     }
 }
@@ -160,6 +160,15 @@ impl Root {
             .map_err(|error| CertificateError::Damaged(error.to_string()))?
             .to_owned();
         Ok(Self { certificate, anchor })
+    }
+
+    /// The anchor, borrowed: a copy per check would cost more than the rest of the check's set-up.
+    fn anchor(&self) -> TrustAnchor<'_> {
+        TrustAnchor {
+            subject: self.anchor.subject.as_ref().into(),
+            subject_public_key_info: self.anchor.subject_public_key_info.as_ref().into(),
+            name_constraints: self.anchor.name_constraints.as_ref().map(|c| c.as_ref().into()),
+        }
     }
 }
 
