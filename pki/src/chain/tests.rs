@@ -170,6 +170,20 @@ fn a_bundle_is_a_set() {
     assert!(both.earliest_not_after() <= p.root.not_after());
 }
 
+/// Two roots of one name and one size differ in their bytes only, and so must the digests.
+#[test]
+fn digests_cover_the_bytes() {
+    let one = Ca::root("root").certificate;
+    let other = loop {
+        let other = Ca::root("root").certificate;
+        if other.der().len() == one.der().len() {
+            break other;
+        }
+    };
+    let bundle = |certificate| Bundle::from_certificates(vec![certificate]).unwrap();
+    assert_ne!(bundle(one).digest(), bundle(other).digest());
+}
+
 #[test]
 fn a_bundle_of_nothing_or_of_leaves_is_refused() {
     let p = parts();

@@ -289,6 +289,7 @@ fn refuses_a_written_out_default_and_odd_booleans() {
     }
 }
 
+#[test_case(attributes(&[request(&[seq(&[OID_SAN.to_vec(), tlv(der::OCTET_STRING, &[&seq(&[uri(ID)])]), vec![5, 0]])])]), "encoding" ; "an element after the extension's value")]
 #[test_case(attributes(&[]), "san_missing" ; "none")]
 #[test_case(attributes(&[request(&[san(&[uri(ID)])]), request(&[san(&[uri(ID)])])]), "several_extension_requests" ; "two equal requests")]
 #[test_case(attributes(&[request(&[san(&[uri(ID)])]), request(&[])]), "several_extension_requests" ; "an empty one behind")]

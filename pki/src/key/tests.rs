@@ -181,6 +181,24 @@ fn two_keys_in_one_file_are_refused() {
     assert!(matches!(error, KeyError::SeveralKeys), "{error}");
 }
 
+/// The envelope says P-256, the letter says P-384: neither is believed.
+#[test]
+fn a_key_that_names_two_curves_is_refused() {
+    let key = PrivateKey::generate(KeyType::P256).unwrap();
+    let digits = der::element(der::OCTET_STRING, &[&scalar(&key)]);
+    let p384 = der::element(der::CONTEXT_0, &[&[0x06, 5, 0x2b, 0x81, 4, 0, 34]]);
+    let public = der::element(
+        der::CONTEXT_1,
+        &[&der::element(der::BIT_STRING, &[&[0], key.der_bytes()])],
+    );
+    let sec1 = der::element(der::SEQUENCE, &[&[der::INTEGER, 1, 1], &digits, &p384, &public]);
+    let algorithm = der::element(der::SEQUENCE, &[alg_id::ECDSA_P256.as_ref()]);
+    let inner = der::element(der::OCTET_STRING, &[&sec1]);
+    let pkcs8 = der::element(der::SEQUENCE, &[&[der::INTEGER, 1, 0], &algorithm, &inner]);
+    let error = PrivateKey::from_pem(&pem::encode("PRIVATE KEY", &pkcs8)).unwrap_err();
+    assert!(error.to_string().contains("invalid curve"), "{error}");
+}
+
 #[test]
 fn a_public_key_of_another_key_is_refused() {
     let (one, other) = (
