@@ -14,7 +14,7 @@ fn with(flags: &[&str]) -> Result<Config, String> {
 #[test]
 fn the_defaults_are_the_documented_ones() {
     let config = with(&[]).unwrap();
-    assert_eq!(config.rotation.ttl, Duration::from_secs(24 * 3600));
+    assert_eq!(config.rotation.ttl, Duration::from_hours(24));
     assert_eq!(config.rotation.schedule, Schedule::default());
     assert_eq!(config.source.key_type, KeyType::P256);
     assert_eq!(config.ca.address.to_string(), "ensign-ra.istio-system.svc:443");
