@@ -20,6 +20,17 @@ use crate::{
 /// The file of foo's roots, once it is not just its CA's own.
 const ROOTS: &str = "roots-foo.pem";
 
+/// The same, but both CAs are the operator's, and their roots have one subject.
+pub fn two_nodes_and_twin_roots() -> WorldSpec {
+    let mut spec = two_nodes();
+    for signer in &mut spec.signers {
+        if signer.name.starts_with("foo") {
+            *signer = signer.clone().plugged_in("One root");
+        }
+    }
+    spec
+}
+
 /// Two Envoys of foo, each on a node of its own.
 #[derive(Debug)]
 pub struct Pair {

@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use anyhow::Context;
+use ensign_testkit::TestCa;
 use ensign_testkit::tokens::{Claims, ISSUER, TokenMint};
 use serde_json::{Value, json};
 
@@ -70,11 +72,24 @@ pub(super) fn agent(folder: &Folder, spec: &WorldSpec, node: usize, ra: SocketAd
     })
 }
 
+/// The CAs that an operator would bring along.
+pub(super) fn plug_in_cas(folder: &Folder, spec: &WorldSpec) -> anyhow::Result<()> {
+    for signer in &spec.signers {
+        if let Some(root) = &signer.plugged_in {
+            let dir = folder.join(&signer.ca);
+            TestCa::new(root)
+                .write_to(&dir)
+                .with_context(|| format!("cannot write the CA {}", dir.display()))?;
+        }
+    }
+    Ok(())
+}
+
 /// JSON is YAML too, and needs no quoting rules of our own.
 fn policy(folder: &Folder, spec: &WorldSpec) -> String {
     let signers = spec.signers.iter().map(|signer| {
         let dir = folder.join(&signer.ca);
-        let mut entry = json!({ "name": signer.name, "local": { "dir": dir, "selfSigned": true } });
+        let mut entry = json!({ "name": signer.name, "local": { "dir": dir, "selfSigned": signer.plugged_in.is_none() } });
         if let Some(roots) = &signer.roots {
             entry["roots"] = json!(folder.join(roots));
         }

@@ -53,6 +53,7 @@ impl World {
     pub async fn start_in(folder: Arc<Folder>, spec: WorldSpec) -> anyhow::Result<Self> {
         let tokens = TokenMint::rs256("test-key");
         folder.write("jwks.json", tokens::jwks(&[&tokens]))?;
+        files::plug_in_cas(&folder, &spec)?;
         files::write_policy(&folder, &spec)?;
         files::write_workloads(&folder, &tokens, &spec)?;
 

@@ -46,8 +46,11 @@ pub struct Workload {
 pub struct Signer {
     /// Its name, as workloads see it.
     pub name: String,
-    /// Folder of its self-made CA, within the world's.
+    /// Folder of its CA, within the world's.
     pub ca: String,
+    /// The name of a root that is plugged in, with an intermediate below it; the RA makes a CA of its own if none. Two of
+    /// one name have one subject and different keys.
+    pub plugged_in: Option<String>,
     /// File of the roots that replies carry, within the world's folder; the CA's own root if none.
     pub roots: Option<String>,
 }
@@ -140,7 +143,15 @@ impl Signer {
         Self {
             name: name.to_owned(),
             ca: ca.to_owned(),
+            plugged_in: None,
             roots: None,
         }
+    }
+
+    /// With a CA made by the operator, whose root has this name.
+    #[must_use]
+    pub fn plugged_in(mut self, root: &str) -> Self {
+        self.plugged_in = Some(root.to_owned());
+        self
     }
 }
