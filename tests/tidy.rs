@@ -29,7 +29,7 @@ const AGENT_ARROWS: [(&str, &[&str]); 6] = [
 ];
 
 /// Which crate may have which of ours as a normal dependency.
-const CRATE_ARROWS: [(&str, &[&str]); 7] = [
+const CRATE_ARROWS: [(&str, &[&str]); 8] = [
     ("Cargo.toml", &["daemon", "pki", "proto"]),
     ("ra/Cargo.toml", &["daemon", "pki", "proto"]),
     ("daemon/Cargo.toml", &[]),
@@ -37,6 +37,7 @@ const CRATE_ARROWS: [(&str, &[&str]); 7] = [
     ("proto/Cargo.toml", &[]),
     ("testkit/Cargo.toml", &["pki", "proto"]),
     ("testbed/Cargo.toml", &["testkit"]),
+    ("benches/Cargo.toml", &["testbed", "testkit", "pki", "proto"]),
 ];
 
 #[test]

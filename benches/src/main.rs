@@ -1,0 +1,144 @@
+//! `make bench`: figures of the release build, against raw limits measured in the same run, into docs/performance.md.
+//!
+//! One module for each figure; each starts the real programs through `testbed` and its clients as processes of their
+//! own (this program again, in a hidden role). Raw and measured rounds alternate, and medians are quoted, because
+//! machines are noisy. Ends with a code other than 0 if a stream or a secret is missing, never because of a time.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a benchmark driver reads files, clocks and its environment; nothing waits on its threads"
+)]
+
+mod authority;
+mod csr;
+mod envoys;
+mod first_secret;
+mod issue;
+mod machine;
+mod peer;
+mod proc;
+mod provider;
+mod report;
+mod scale;
+mod sds;
+mod stats;
+mod wire;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use self::machine::Machine;
+use self::report::Table;
+
+/// Measures Ensign on this machine and writes docs/performance.md.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Only these figures; docs/performance.md is left alone
+    #[arg(long, value_enum)]
+    only: Vec<Figure>,
+    /// Small sizes, to see that it works; docs/performance.md is left alone
+    #[arg(long, env = "ENSIGN_BENCH_QUICK", value_parser = clap::builder::FalseyValueParser::new())]
+    quick: bool,
+    #[command(subcommand)]
+    role: Option<Role>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Figure {
+    Csr,
+    Issue,
+    FirstSecret,
+    Envoys,
+}
+
+/// Client processes.
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum Role {
+    #[command(hide = true)]
+    ClientRequests,
+    #[command(hide = true)]
+    ClientOpens,
+    #[command(hide = true)]
+    ClientEnvoys,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let done = match args.role {
+        Some(role) => client(role),
+        None => measure(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            fail(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Clients have one thread: what is measured shall find processors.
+fn client(role: Role) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match role {
+            Role::ClientRequests => issue::client::run().await,
+            Role::ClientOpens => first_secret::client::run().await,
+            Role::ClientEnvoys => envoys::client::run().await,
+        }
+    })
+}
+
+fn measure(args: &Args) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        tokio::select! {
+            done = figures(args) => done,
+            _ = tokio::signal::ctrl_c() => anyhow::bail!("stopped"),
+        }
+    })
+}
+
+async fn figures(args: &Args) -> anyhow::Result<()> {
+    let scale = if args.quick { scale::QUICK } else { scale::FULL };
+    let machine = Machine::look()?;
+    let wanted = |figure| args.only.is_empty() || args.only.contains(&figure);
+    let mut sections = Vec::new();
+    for figure in Figure::value_variants()
+        .iter()
+        .copied()
+        .filter(|figure| wanted(*figure))
+    {
+        let table = match figure {
+            Figure::Csr => tokio::task::block_in_place(|| csr::run(&scale))?,
+            Figure::Issue => issue::run(&scale).await?,
+            Figure::FirstSecret => first_secret::run(&scale).await?,
+            Figure::Envoys => envoys::run(&scale).await?,
+        };
+        say(&table.markdown());
+        sections.push(table.markdown());
+    }
+    let mut facts = Table::new("Machine", String::new(), &["what", "value"]);
+    for (what, value) in machine.facts()? {
+        facts.row([what.to_owned(), value]);
+    }
+    say(&facts.markdown());
+    sections.insert(0, facts.markdown());
+    if !args.quick && args.only.is_empty() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/performance.md");
+        report::write(&path, &sections.join("\n"))?;
+    }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the figures are the output of the program")]
+fn say(text: &str) {
+    println!("{text}");
+}
+
+#[expect(clippy::print_stderr, reason = "a person reads why it failed")]
+fn fail(text: &str) {
+    eprintln!("ensign-bench: {text}");
+}
