@@ -56,6 +56,11 @@ impl Folder {
         Ok(path)
     }
 
+    /// Whether nothing was written into it.
+    pub fn is_empty(&self) -> bool {
+        fs::read_dir(self.path()).is_ok_and(|mut entries| entries.next().is_none())
+    }
+
     /// The work ended well (or was given up on purpose): remove the folder on drop.
     pub fn discard(&self) {
         self.keep.store(false, Ordering::Relaxed);

@@ -7,33 +7,41 @@
 #[derive(Debug, Default)]
 pub struct Story {
     claims: usize,
+    silent: bool,
 }
 
 impl Story {
+    /// Says nothing: for what has been told before.
+    pub fn silent() -> Self {
+        Self { claims: 0, silent: true }
+    }
+
     /// A new chapter.
     pub fn chapter(&mut self, title: &str) {
-        say(&format!("\n== {title}"));
+        self.say(&format!("\n== {title}"));
     }
 
     /// What is happening.
     pub fn tell(&mut self, text: &str) {
-        say(&format!("   {text}"));
+        self.say(&format!("   {text}"));
     }
 
     /// Something that was just found to hold, and how one can see it.
     pub fn claim(&mut self, claim: &str, evidence: &str) {
         self.claims += 1;
-        say(&format!(" ✓ {claim}"));
-        say(&format!("     {evidence}"));
+        self.say(&format!(" ✓ {claim}"));
+        self.say(&format!("     {evidence}"));
     }
 
     /// How many claims held.
     pub fn claims(&self) -> usize {
         self.claims
     }
-}
 
-#[expect(clippy::print_stdout, reason = "the narration is the output of the demo")]
-fn say(line: &str) {
-    println!("{line}");
+    #[expect(clippy::print_stdout, reason = "the narration is the output of the demo")]
+    fn say(&self, line: &str) {
+        if !self.silent {
+            println!("{line}");
+        }
+    }
 }

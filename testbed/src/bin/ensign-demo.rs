@@ -3,7 +3,7 @@
 //! Ends by itself, with a code other than 0 if any claim did not hold. Ctrl-C ends it early and leaves nothing behind: no
 //! process, no file.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
@@ -14,6 +14,9 @@ use ensign_testbed::{
     world::{World, WorldSpec},
 };
 use tokio::signal::unix::{SignalKind, signal};
+
+/// When certificates of the second part are due: late enough for an agent to come back first.
+const DUE: Duration = Duration::from_secs(30);
 
 /// Real Envoys speak mTLS with certificates that our RA issued for keys that our agent made.
 #[derive(Debug, Parser)]
@@ -40,23 +43,65 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: &Args) -> anyhow::Result<usize> {
-    let folder = Arc::new(Folder::new()?);
-    let mut stop = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    // Listened to from the start: a signal that comes before would leave the first folder behind.
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let folders = [Arc::new(Folder::new()?), Arc::new(Folder::new()?)];
     tokio::select! {
-        told = story(args, Arc::clone(&folder)) => return told,
-        _ = tokio::signal::ctrl_c() => {}
-        _ = stop.recv() => {}
+        // Ctrl-C reaches our children too; that they end is then no failure of the story.
+        biased;
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        told = story(args, &folders) => {
+            // If it failed, the reader wants the logs of the world that failed, not an empty folder.
+            folders.iter().filter(|folder| folder.is_empty()).for_each(|folder| folder.discard());
+            return told;
+        }
     }
     // Whoever stops it does not want to read logs; by now every process is dead and reaped.
-    folder.discard();
+    folders.iter().for_each(|folder| folder.discard());
     anyhow::bail!("stopped; nothing is left behind")
 }
 
-async fn story(args: &Args, folder: Arc<Folder>) -> anyhow::Result<usize> {
+async fn story(args: &Args, [quick, slow]: &[Arc<Folder>; 2]) -> anyhow::Result<usize> {
     let mut story = Story::default();
+    rotation_and_policy(args, Arc::clone(quick), &mut story).await?;
+    failures(Arc::clone(slow), &mut story).await?;
+    Ok(story.claims())
+}
+
+/// Certificates are renewed without pause: signers, rotation under load, policy.
+async fn rotation_and_policy(args: &Args, folder: Arc<Folder>, story: &mut Story) -> anyhow::Result<()> {
     story.chapter("One node: our RA with the signers foo and bar, our agent with three workloads");
     let spec = WorldSpec::foo_and_bar(&scenario::WORKLOADS).rotating_every("500ms");
     let mut world = World::start_in(folder, spec).await?;
+    introduce(&mut world, story)?;
+    story.tell("certificates live for an hour, and are renewed about every half second to give us something to watch");
+
+    let mesh = Mesh::start(&world, story).await?;
+    scenario::apart::signers_are_kept_apart(&world, &mesh, story).await?;
+    scenario::rotation::rotation_under_load(&world, &mesh, args.rotations, story).await?;
+    story.chapter("The operator's policy decides who may use which signer");
+    scenario::policy::a_forbidden_wish_waits_and_harms_nobody(&mut world, &mesh, story).await?;
+    scenario::policy::a_policy_that_forbids_the_signer_withdraws_nothing(&mut world, &mesh, story).await?;
+    drop(mesh);
+    world.finish().await
+}
+
+/// Certificates are due so late that something can fail in between: the agent, then the RA.
+async fn failures(folder: Arc<Folder>, story: &mut Story) -> anyhow::Result<()> {
+    story.chapter("The same once more, with certificates that are due after half a minute, because now parts fail");
+    let spec = WorldSpec::foo_and_bar(&scenario::WORKLOADS).renewing_after(DUE);
+    let mut world = World::start_in(folder, spec).await?;
+    introduce(&mut world, story)?;
+    let mesh = Mesh::start(&world, &mut Story::silent()).await?;
+    scenario::restart::agent_is_killed_and_comes_back(&mut world, &mesh, story).await?;
+    scenario::outage::ra_is_away_when_renewals_are_due(&mut world, &mesh, story).await?;
+    drop(mesh);
+    world.finish().await
+}
+
+fn introduce(world: &mut World, story: &mut Story) -> anyhow::Result<()> {
     story.tell(&format!(
         "RA: process {}, {}",
         world.ra().pid()?,
@@ -70,13 +115,5 @@ async fn story(args: &Args, folder: Arc<Folder>) -> anyhow::Result<usize> {
         "its page, while this runs: http://{}/status",
         world.agent_address("status")?
     ));
-    story.tell("certificates live for an hour, and are renewed about every half second to give us something to watch");
-
-    let mesh = Mesh::start(&world, &mut story).await?;
-    scenario::apart::signers_are_kept_apart(&world, &mesh, &mut story).await?;
-    scenario::rotation::rotation_under_load(&world, &mesh, args.rotations, &mut story).await?;
-
-    drop(mesh);
-    world.finish().await?;
-    Ok(story.claims())
+    Ok(())
 }

@@ -12,6 +12,7 @@ pub async fn ra_is_away_when_renewals_are_due(world: &mut World, mesh: &Mesh, st
     let load = Load::start(mesh.sleep.outbound("httpbin")?, 2);
     wait::until_true("load", wait::PATIENCE, async || Ok(load.report().ok > 20)).await?;
     world.ra().kill().await?;
+    story.tell("the RA is dead; waiting for the renewals that are due");
     // What was on its way when the RA died counts as before.
     let mark = world.agent().log().mark();
     for envoy in envoys {

@@ -40,6 +40,7 @@ pub async fn agent_is_killed_and_comes_back(world: &mut World, mesh: &Mesh, stor
         "the agent's log says `certificate adopted` for each, and `certificate issued` for none",
     );
 
+    story.tell("waiting for the renewals that are due anyway");
     for (envoy, before) in envoys.into_iter().zip(&before) {
         let issued = world.issued_at_least(envoy.name(), before.len() + 1).await?;
         let serial = issued[before.len()].clone();

@@ -128,6 +128,9 @@ fn workloads(folder: &Folder, spec: &WorldSpec, node: usize) -> String {
             if let Some(signer) = &workload.signer {
                 entry["signer"] = json!(signer);
             }
+            if let Some(key_type) = &workload.key_type {
+                entry["keyType"] = json!(key_type);
+            }
             entry
         });
     pretty(&json!({ "apiVersion": "ensign.mesh/v1", "workloads": entries.collect::<Vec<_>>() }))

@@ -37,6 +37,8 @@ pub struct Workload {
     pub namespace: String,
     /// Signer fixed by the operator.
     pub signer: Option<String>,
+    /// Key type set by the operator, for example `P-384`.
+    pub key_type: Option<String>,
     /// The node that it is on, from 0: each has an agent of its own.
     pub node: usize,
 }
@@ -81,6 +83,7 @@ impl WorldSpec {
                     name: (*name).to_owned(),
                     namespace: (*namespace).to_owned(),
                     signer: None,
+                    key_type: None,
                     node: 0,
                 })
                 .collect(),
@@ -120,6 +123,15 @@ impl WorldSpec {
     pub fn on_node(mut self, node: usize, name: &str) -> Self {
         for workload in self.workloads.iter_mut().filter(|workload| workload.name == name) {
             workload.node = node;
+        }
+        self
+    }
+
+    /// With the key type of a workload set by the operator.
+    #[must_use]
+    pub fn with_keys(mut self, name: &str, key_type: &str) -> Self {
+        for workload in self.workloads.iter_mut().filter(|workload| workload.name == name) {
+            workload.key_type = Some(key_type.to_owned());
         }
         self
     }
