@@ -17,6 +17,10 @@ ONE_GRAPH := --examples
 # What tests may do and product code may not (clippy.toml says why it may not).
 IN_TESTS := -A clippy::disallowed_methods -A clippy::disallowed_types -A clippy::unwrap_used -A clippy::expect_used \
 	-A clippy::panic -A clippy::print_stdout -A clippy::print_stderr
+# Exactly one crypto provider is linked: $(call ONLY,wanted,unwanted) reads the names of a dependency graph.
+NAMES   := --target all --prefix none --format {p}
+ONLY     = awk '$$1 == "$(1)" { wanted = 1 } $$1 == "$(2)" { other = 1 } END { if (!wanted || other) \
+	{ print "crypto provider: $(1) alone should be linked; wanted found: " wanted + 0 ", $(2) found: " other + 0; exit 1 } }'
 
 .PHONY: help setup build demo test test-aws-lc-rs lint bench fmt
 
@@ -46,6 +50,8 @@ lint: setup ## Formatting, clippy, rustdoc, dependency policy, tidy rules
 	$(CARGO) clippy $(LOCKED) --workspace --lib --bins $(ONE_GRAPH) -- -D warnings
 	$(CARGO) clippy $(LOCKED) --workspace --tests --benches -- -D warnings $(IN_TESTS)
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps --lib $(ONE_GRAPH) --quiet
+	$(CARGO) tree $(LOCKED) --workspace $(NAMES) | $(call ONLY,ring,aws-lc-rs)
+	$(CARGO) tree $(LOCKED) --workspace $(NAMES) --no-default-features --features aws-lc-rs | $(call ONLY,aws-lc-rs,ring)
 	.tools/cargo-deny $(LOCKED) --workspace --log-level error check bans licenses sources
 	$(CARGO) test $(LOCKED) --quiet --test tidy
 

@@ -13,7 +13,10 @@ pub struct Story {
 impl Story {
     /// Says nothing: for what has been told before.
     pub fn silent() -> Self {
-        Self { claims: 0, silent: true }
+        Self {
+            claims: 0,
+            silent: true,
+        }
     }
 
     /// A new chapter.

@@ -36,7 +36,9 @@ async fn stop_demo(stop: impl FnOnce(Pid) -> rustix::io::Result<()>) -> anyhow::
         }
         anyhow::bail!("the demo ended before its Envoys were under load")
     };
-    timeout(wait::PATIENCE * 2, under_load).await.context("the demo is stuck")??;
+    timeout(wait::PATIENCE * 2, under_load)
+        .await
+        .context("the demo is stuck")??;
 
     let processes = descendants(group.0)?;
     ensure!(
@@ -45,9 +47,16 @@ async fn stop_demo(stop: impl FnOnce(Pid) -> rustix::io::Result<()>) -> anyhow::
     );
     stop(group.0)?;
     // Its output is a pipe; nobody may wait on it for ever.
-    let drained = async { while lines.next_line().await?.is_some() {} Ok::<_, anyhow::Error>(()) };
-    timeout(wait::PATIENCE, drained).await.context("the demo does not end")??;
-    let status = timeout(wait::PATIENCE, demo.wait()).await.context("the demo does not end")??;
+    let drained = async {
+        while lines.next_line().await?.is_some() {}
+        Ok::<_, anyhow::Error>(())
+    };
+    timeout(wait::PATIENCE, drained)
+        .await
+        .context("the demo does not end")??;
+    let status = timeout(wait::PATIENCE, demo.wait())
+        .await
+        .context("the demo does not end")??;
     ensure!(!status.success(), "a demo that was stopped says that all went well");
     for (process, started) in &processes {
         ensure!(
@@ -55,7 +64,9 @@ async fn stop_demo(stop: impl FnOnce(Pid) -> rustix::io::Result<()>) -> anyhow::
             "process {process} outlived the demo"
         );
     }
-    let left: Vec<_> = fs::read_dir(folder.path())?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+    let left: Vec<_> = fs::read_dir(folder.path())?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()?;
     ensure!(left.is_empty(), "left behind: {left:?}");
     folder.discard();
     Ok(())
