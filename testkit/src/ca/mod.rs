@@ -290,6 +290,11 @@ fn params_of(leaf: &Leaf) -> CertificateParams {
     params
 }
 
+/// The first URI name that a CSR asks for; empty if there is none.
+pub(crate) fn requested_id(csr_pem: &str) -> String {
+    CsrFacts::of(csr_pem).uris.into_iter().next().unwrap_or_default()
+}
+
 /// What of a CSR an answer is made from.
 struct CsrFacts {
     spki_der: Vec<u8>,

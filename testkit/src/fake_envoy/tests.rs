@@ -1,7 +1,12 @@
 //! The fake against a small SDS server of its own, and its node against the size of a real one.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
+use ensign_proto::envoy::extensions::transport_sockets::tls::v3::Secret;
+use ensign_proto::envoy::service::discovery::v3::DiscoveryResponse;
+use prost::Message as _;
+use tokio::task::JoinSet;
 use tonic::server::{Grpc, StreamingService};
 
 use super::*;

@@ -3,6 +3,7 @@
 //! Owns its port, its serving certificate (from a CA of its own, apart from the one that issues) and
 //! the record of every request. It checks nothing of a request: that is the real RA's part.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -71,6 +72,8 @@ pub struct Recorded {
     pub authorization: Option<String>,
     /// Every value of header `clusterid`.
     pub cluster_ids: Vec<String>,
+    /// The URI name that its CSR asks for; empty if there is none.
+    pub id: String,
     /// When it came.
     pub received: SystemTime,
 }
@@ -87,6 +90,8 @@ pub struct FakeRa {
 #[derive(Debug)]
 struct Shared {
     script: Script<RaOutcome>,
+    /// By id.
+    own_scripts: Mutex<HashMap<String, Script<RaOutcome>>>,
     state: Mutex<State>,
 }
 
@@ -121,6 +126,7 @@ impl FakeRa {
         };
         let shared = Arc::new(Shared {
             script: Script::new(RaOutcome::Issue),
+            own_scripts: Mutex::default(),
             state: Mutex::new(state),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -148,6 +154,20 @@ impl FakeRa {
     /// What happens with the next requests.
     pub fn script(&self) -> &Script<RaOutcome> {
         &self.shared.script
+    }
+
+    /// What happens with the next requests for this id, from now on apart from all others.
+    pub fn script_of(&self, id: &str) -> Script<RaOutcome> {
+        let mut scripts = self.shared.own_scripts.lock().unwrap();
+        let script = scripts.entry(id.to_owned());
+        script.or_insert_with(|| Script::new(RaOutcome::Issue)).clone()
+    }
+
+    /// Every request so far for this id.
+    pub fn requests_of(&self, id: &str) -> Vec<Recorded> {
+        let mut requests = self.requests();
+        requests.retain(|request| request.id == id);
+        requests
     }
 
     /// Every request so far.
@@ -281,12 +301,14 @@ impl IstioCertificateService for Service {
         let recorded = record(&request);
         let csr = recorded.csr.clone();
         let asked = Duration::from_secs(u64::try_from(recorded.validity_duration).unwrap_or(0).max(1));
+        let own = self.0.own_scripts.lock().unwrap().get(&recorded.id).cloned();
+        let script = own.unwrap_or_else(|| self.0.script.clone());
         let ca = {
             let mut state = self.0.state.lock().unwrap();
             state.requests.push(recorded);
             state.ca.clone()
         };
-        let cert_chain = match self.0.script.next() {
+        let cert_chain = match script.next() {
             RaOutcome::Issue => ca.reply(&csr, asked, None),
             RaOutcome::IssueFor(ttl) => ca.reply(&csr, ttl, None),
             RaOutcome::IssueWrong(fault) => ca.reply(&csr, asked, Some(fault)),
@@ -322,6 +344,7 @@ fn record(request: &Request<IstioCertificateRequest>) -> Recorded {
         impersonated_identity: metadata("ImpersonatedIdentity"),
         authorization: header("authorization").next().map(str::to_owned),
         cluster_ids: header("clusterid").map(str::to_owned).collect(),
+        id: crate::ca::requested_id(&message.csr),
         received: SystemTime::now(),
     }
 }
