@@ -3,9 +3,25 @@
 //! For what one process can show: workloads that come, change and go while it runs, and what operators read. Tests wait for
 //! events, with patience, and assert no times.
 
+#[path = "ring_agent/adoption.rs"]
+mod adoption;
 #[path = "ring_agent/agent.rs"]
 mod agent;
+#[path = "ring_agent/greed.rs"]
+mod greed;
+#[path = "ring_agent/idle_streams.rs"]
+mod idle_streams;
+#[path = "ring_agent/node.rs"]
+mod node;
+#[path = "ring_agent/outages.rs"]
+mod outages;
+#[path = "ring_agent/protocol.rs"]
+mod protocol;
+#[path = "ring_agent/sockets.rs"]
+mod sockets;
 #[path = "ring_agent/status.rs"]
 mod status;
 #[path = "ring_agent/workloads.rs"]
 mod workloads;
+#[path = "ring_agent/wrong_answers.rs"]
+mod wrong_answers;

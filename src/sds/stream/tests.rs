@@ -231,8 +231,14 @@ async fn empty_list_unsubscribes() {
     bench.holds();
     bench.send(request(&["default"]));
     let push = bench.push();
-    let accepted = Effect::Accepted { name: Name::Certificate, version: "c1".into() };
-    let effects = bench.send(Request { nonce: push.nonce.clone(), ..request(&[]) });
+    let accepted = Effect::Accepted {
+        name: Name::Certificate,
+        version: "c1".into(),
+    };
+    let effects = bench.send(Request {
+        nonce: push.nonce.clone(),
+        ..request(&[])
+    });
     assert_eq!(effects, [accepted, Effect::Unsubscribe(Name::Certificate)]);
     bench.offers.certificate = offer("c2");
     bench.holds();

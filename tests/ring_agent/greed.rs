@@ -1,0 +1,142 @@
+//! A peer that takes more than its share: bounded, dropped, and nobody else's trouble.
+
+use std::time::Duration;
+
+use ensign_agent::config::Config;
+use ensign_proto::SECRET_TYPE_URL;
+use ensign_proto::envoy::service::discovery::v3::DiscoveryRequest;
+use ensign_testkit::fake_envoy::{Silence, StalledEnvoy};
+use ensign_testkit::{eventually, patience};
+use tokio::net::UnixStream;
+use tonic::Code;
+
+use crate::node::Node;
+
+/// Times that a test can wait for.
+fn hasty(config: &mut Config) {
+    config.sds.idle_timeout = Duration::from_secs(2);
+    config.sds.keep_alive_interval = Duration::from_secs(1);
+    config.sds.keep_alive_timeout = Duration::from_secs(1);
+}
+
+/// Open connections and streams of this workload's socket, by its metrics.
+async fn open(node: &Node, name: &str) -> (f64, f64) {
+    let uid = format!("fixed/{name}");
+    let (metrics, labels) = (node.metrics().await, [("workload", uid.as_str())]);
+    let of = |series| metrics.sum(series, &labels).unwrap();
+    (of("ensign_agent_sds_connections"), of("ensign_agent_sds_streams"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_never_reads_is_dropped() {
+    let node = Node::start_adjusted(&["a"], &[], hasty).await;
+    let mut well = node.envoy("a").await.subscribe(&["default"]).await;
+    well.next_secret(patience()).await;
+    let envoy = node.envoy("a").await;
+    let _stalled = StalledEnvoy::connect(&node.socket("a"), &envoy.node(), &["default", "ROOTCA"])
+        .await
+        .unwrap();
+    drop(envoy);
+    // It still holds its socket and answers nothing.
+    eventually("the stalled connection to be dropped", async || {
+        match open(&node, "a").await {
+            (1.0, 1.0) => Ok(()),
+            seen => Err(format!("{seen:?}")),
+        }
+    })
+    .await;
+    well.send(well.request("")).await;
+    well.next_secret(patience()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_above_one_mebibyte_ends_its_stream_and_no_other() {
+    let node = Node::start(&["a"], &[]).await;
+    let envoy = node.envoy("a").await;
+    let mut neighbour = envoy.subscribe(&["default"]).await;
+    neighbour.next_secret(patience()).await;
+    let mut large = envoy.open();
+    large
+        .send(DiscoveryRequest {
+            node: vec![0x7a; 1024 * 1024 + 1].into(),
+            type_url: SECRET_TYPE_URL.to_owned(),
+            resource_names: vec!["default".to_owned()],
+            ..DiscoveryRequest::default()
+        })
+        .await;
+    let end = large.next(patience()).await;
+    assert!(
+        matches!(&end, Err(Silence::Ended(status)) if status.code() == Code::ResourceExhausted),
+        "{end:?}"
+    );
+    neighbour.send(neighbour.request("")).await;
+    neighbour.next_secret(patience()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_silent_connections_are_bounded_and_harm_no_other_socket() {
+    let node = Node::start_adjusted(&["greedy", "well"], &[], hasty).await;
+    let mut kept = Vec::new();
+    let mut most: f64 = 0.0;
+    for number in 0..10_000 {
+        // One that the agent has closed at once is gone with the next reading; this side keeps what it can.
+        match UnixStream::connect(node.socket("greedy")).await {
+            Ok(stream) if kept.len() < 500 => kept.push(stream),
+            Ok(_) => {}
+            Err(error) => panic!("connection {number}: {error}"),
+        }
+        if number % 1000 == 0 {
+            most = most.max(open(&node, "greedy").await.0);
+        }
+    }
+    most = most.max(open(&node, "greedy").await.0);
+    assert!(most <= 64.0, "{most} at once");
+    let mut well = node.envoy("well").await.subscribe(&["default"]).await;
+    well.next_secret(patience()).await;
+    let refused = [("workload", "fixed/greedy")];
+    assert!(
+        node.metrics()
+            .await
+            .sum("ensign_agent_sds_refused_connections_total", &refused)
+            > Some(0.0)
+    );
+    // Those that stay silent are closed, and then the workload itself gets in.
+    eventually("room again", async || match open(&node, "greedy").await {
+        (0.0, 0.0) => Ok(()),
+        seen => Err(format!("{seen:?}")),
+    })
+    .await;
+    let mut late = node.envoy("greedy").await.subscribe(&["default"]).await;
+    late.next_secret(patience()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_streams_of_one_peer_are_bounded_and_end_with_it() {
+    let node = Node::start(&["greedy", "well"], &[]).await;
+    let before = open(&node, "greedy").await;
+    assert_eq!(before, (0.0, 0.0));
+    let mut envoys = Vec::new();
+    for _ in 0..5 {
+        let envoy = node.envoy("greedy").await.with_node(Vec::new());
+        for _ in 0..220 {
+            envoys.push(envoy.subscribe(&["unknown"]).await);
+        }
+    }
+    eventually("the limit", async || match open(&node, "greedy").await {
+        (_, 1024.0) => Ok(()),
+        seen => Err(format!("{seen:?}")),
+    })
+    .await;
+    node.envoy("well")
+        .await
+        .subscribe(&["default"])
+        .await
+        .next_secret(patience())
+        .await;
+    drop(envoys);
+    eventually("the end", async || match open(&node, "greedy").await {
+        (_, 0.0) => Ok(()),
+        seen => Err(format!("{seen:?}")),
+    })
+    .await;
+}
