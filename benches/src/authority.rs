@@ -15,6 +15,7 @@ pub(crate) fn world(workloads: usize, warm: bool) -> WorldSpec {
         name: name(number),
         namespace: SIGNER.to_owned(),
         signer: warm.then(|| SIGNER.to_owned()),
+        key_type: None,
         node: 0,
     };
     WorldSpec {
