@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use ensign_agent::app;
 use ensign_agent::config::{self, Config, ConfigError, Request};
 use ensign_daemon::supervise::Signals;
-use ensign_daemon::{hardening, logging};
+use ensign_daemon::{hardening, logging, settings};
 
 fn main() -> ExitCode {
     // Before anything else: from here on there may be keys in memory.
@@ -24,8 +24,11 @@ fn main() -> ExitCode {
             }
         }
         Err(ConfigError::Flags(error)) => {
-            // Help and version too: clap knows their exit codes and where they belong.
-            let _ = error.print();
+            // clap knows where help and version belong, and all exit codes.
+            let _ = match settings::usage(&error) {
+                Some(text) => writeln!(std::io::stderr(), "{text}"),
+                None => error.print(),
+            };
             u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
         }
         Err(ConfigError::Values(problems)) => refuse(&problems.to_string()),
@@ -48,7 +51,7 @@ fn start(config: Config) -> ExitCode {
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => refuse(&format!("{error:#}")),
+        Err(error) => refuse(&logging::chain(error.as_ref())),
     }
 }
 

@@ -2,9 +2,11 @@
 //!
 //! Each module is one facility with one contract; none knows certificates, SDS or policy. Read them
 //! in the order in which a program uses them: `hardening` before anything else, then `settings` and
-//! `logging`, then everything under one `supervise::Supervisor`.
+//! `logging` (both quote input, so they use `redact`), then everything under one `supervise::Supervisor`.
 
 pub mod hardening;
+
+pub mod redact;
 
 pub mod settings;
 

@@ -3,13 +3,17 @@
 //! Promises one logger per process and no second configuration path (`RUST_LOG` is not read).
 //! Secrets stay out at the source: our types redact themselves, `authorization` metadata is marked
 //! sensitive, and h2 and hyper print neither header values nor payload bytes at any level (the leak
-//! test of the whole-system ring holds them to that), so no target is capped here.
+//! test of the whole-system ring holds them to that), so no target is capped here but one that could feed itself.
 
-use std::{fmt, str::FromStr};
+use std::str::FromStr;
 
+use tracing::{Level, Metadata};
 use tracing_subscriber::{
     EnvFilter,
-    filter::{LevelFilter, ParseError},
+    filter::{LevelFilter, ParseError, filter_fn},
+    fmt,
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
 };
 
 /// How a log line looks.
@@ -55,20 +59,30 @@ pub enum LoggingError {
 /// Starts logging for the whole process.
 pub fn init(config: &LogConfig) -> Result<(), LoggingError> {
     let filter = EnvFilter::try_new(&config.level.0).map_err(LoggingError::Level)?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let layer = fmt::layer().with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry()
+        .with(filter)
+        .with(filter_fn(feeds_nothing));
     match config.format {
-        LogFormat::Json => builder.json().flatten_event(true).with_current_span(true).try_init(),
-        LogFormat::Text => builder.with_ansi(false).try_init(),
+        LogFormat::Json => registry
+            .with(layer.json().flatten_event(true).with_current_span(true))
+            .try_init(),
+        LogFormat::Text => registry.with(layer.with_ansi(false)).try_init(),
     }
     .map_err(|_| LoggingError::Installed)
 }
 
-/// An error and its causes on one line, for a log field or an exit message.
+/// At trace `notify` logs each event of a watched folder. If the log goes to a file in that folder, each line makes an
+/// event and so the next line, without end.
+fn feeds_nothing(metadata: &Metadata<'_>) -> bool {
+    *metadata.level() != Level::TRACE || !metadata.target().starts_with("notify::")
+}
+
+/// An error and its causes on one line, for a log field or an exit message; a secret that one of them quotes is taken out.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    let text = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    crate::redact::secrets(&text).into_owned()
 }
 
 // === impl LogFormat ===
@@ -102,8 +116,8 @@ impl FromStr for LogLevel {
     }
 }
 
-impl fmt::Display for LogLevel {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl std::fmt::Display for LogLevel {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str(&self.0)
     }
 }

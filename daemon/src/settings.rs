@@ -6,7 +6,9 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
-use clap::{ArgMatches, Command, parser::ValueSource};
+use clap::{ArgMatches, Command, CommandFactory, error::ErrorKind, parser::ValueSource};
+
+use crate::redact;
 
 /// Collects the mistakes of one command line.
 #[derive(Debug)]
@@ -56,6 +58,21 @@ impl<'a> Checker<'a> {
             .push(format!("{name}: is `{seen}`, expected {expected}: {why}"));
     }
 
+    /// Refuses every value that is a key or a token itself: settings name files, and what they hold is shown freely.
+    pub fn refuse_secrets(&mut self, matches: &ArgMatches) {
+        for argument in self.command.get_arguments() {
+            let id = argument.get_id().as_str();
+            let values = matches.try_get_raw(id).ok().flatten().into_iter().flatten();
+            for value in values.map(|value| value.to_string_lossy()) {
+                if redact::secrets(&value) != value {
+                    let why =
+                        "a secret does not belong on a command line or in the environment; name a file that holds it";
+                    self.refuse(id, &value, "no key or token", why);
+                }
+            }
+        }
+    }
+
     /// Notes that argument `id` is required and absent.
     pub fn missing(&mut self, id: &str, expected: &str) {
         let name = self.name(id);
@@ -101,6 +118,20 @@ impl fmt::Display for Problems {
     }
 }
 
+/// The flags of `T`. Its help names variables and does not print what they hold.
+pub fn command<T: CommandFactory>() -> Command {
+    T::command().mut_args(|argument| argument.hide_env_values(true))
+}
+
+/// What clap says of a command line that it cannot use; it quotes the line, so secrets are taken out. `None` for help
+/// and version, which are answers and no mistakes.
+pub fn usage(error: &clap::Error) -> Option<String> {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => None,
+        _ => Some(redact::random_words(&error.to_string()).trim_end().to_owned()),
+    }
+}
+
 /// The settings in effect as JSON: flag to value and where it came from (`--print-config`).
 pub fn print(command: &Command, matches: &ArgMatches) -> String {
     let settings: BTreeMap<_, _> = command
@@ -138,19 +169,12 @@ fn setting(argument: &clap::Arg, matches: &ArgMatches) -> serde_json::Value {
     })
 }
 
-/// The value, unless it looks like a secret; cut to a readable length.
+/// The value without what looks like a secret, cut to a readable length.
 pub fn shown(value: &str) -> String {
-    let is_pem = value.contains("-----BEGIN");
-    // A JWT is three base64url parts, of which the first is a JSON object.
-    let is_token = value
-        .split_whitespace()
-        .any(|word| word.contains("eyJ") && word.contains('.'));
-    if is_pem || is_token {
-        return "<redacted: looks like a key or a token>".to_owned();
-    }
+    let value = redact::secrets(value);
     match value.char_indices().nth(MAX_SHOWN) {
         Some((end, _)) => format!("{}…", &value[..end]),
-        None => value.to_owned(),
+        None => value.into_owned(),
     }
 }
 
@@ -199,5 +223,29 @@ mod tests {
         assert!(text.contains(r#""from": "flag""#), "{text}");
         assert!(!text.contains("eyJ"), "{text}");
         assert!(!shown("-----BEGIN PRIVATE KEY-----\nabc").contains("abc"));
+        let mut checker = Checker::new(&command);
+        checker.refuse_secrets(&matches);
+        let problems = checker.finish(Some(())).unwrap_err().to_string();
+        assert!(problems.contains("--port: is `<redacted"), "{problems}");
+    }
+
+    #[test]
+    fn neither_help_nor_a_mistaken_line_repeats_a_secret() {
+        // cargo sets this one for every test.
+        #[derive(Parser)]
+        struct Help {
+            #[arg(long, env = "CARGO_MANIFEST_DIR")]
+            _folder: Option<String>,
+        }
+        let help = command::<Help>().render_long_help().to_string();
+        assert!(help.contains("[env: CARGO_MANIFEST_DIR]"), "{help}");
+        let line = ["x", "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJl"];
+        let error = command::<Help>().try_get_matches_from(line).unwrap_err();
+        let text = usage(&error).unwrap();
+        assert!(text.contains("unexpected argument") && !text.contains("eyJ"), "{text}");
+        assert_eq!(
+            usage(&command::<Help>().try_get_matches_from(["x", "--help"]).unwrap_err()),
+            None
+        );
     }
 }

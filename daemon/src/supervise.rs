@@ -156,7 +156,11 @@ impl Supervisor {
                 Ok((_, Ok(()))) => {}
                 Ok((id, Err(error))) => {
                     let task = self.name(id);
-                    tracing::warn!(task, error = format!("{error:#}"), "task failed while draining");
+                    tracing::warn!(
+                        task,
+                        error = crate::logging::chain(error.as_ref()),
+                        "task failed while draining"
+                    );
                 }
                 Err(error) => {
                     let task = self.name(error.id());

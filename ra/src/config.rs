@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{CommandFactory, FromArgMatches, Parser};
+use clap::{FromArgMatches, Parser};
 use ensign_daemon::GoDuration;
 use ensign_daemon::logging::{LogConfig, LogFormat};
 use ensign_daemon::settings::{self, Checker, Problems};
@@ -213,10 +213,10 @@ impl Command {
     where
         T: Into<std::ffi::OsString> + Clone,
     {
-        let command = Args::command();
+        let command = settings::command::<Args>();
         let matches = command.clone().try_get_matches_from(line)?;
         let args = Args::from_arg_matches(&matches)?;
-        let config = Config::check(&args, &command)?;
+        let config = Config::check(&args, &matches, &command)?;
         if args.print_config {
             return Ok(Self::Print(settings::print(&command, &matches)));
         }
@@ -225,9 +225,10 @@ impl Command {
 }
 
 impl Config {
-    fn check(args: &Args, command: &clap::Command) -> Result<Self, Problems> {
+    fn check(args: &Args, matches: &clap::ArgMatches, command: &clap::Command) -> Result<Self, Problems> {
         let mut checker = Checker::new(command);
         let c = &mut checker;
+        c.refuse_secrets(matches);
         let policy_file = path(c, "policy_file", args.policy_file.as_deref());
         let jwks_file = path(c, "jwks_file", args.jwks_file.as_deref());
         let issuer = text(

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use ensign_daemon::supervise::Signals;
-use ensign_daemon::{hardening, logging};
+use ensign_daemon::{hardening, logging, settings};
 use ensign_ra::app;
 use ensign_ra::config::{Command, Config, ConfigError};
 
@@ -22,13 +22,19 @@ fn main() -> ExitCode {
                 Err(_) => ExitCode::FAILURE,
             };
         }
-        // clap prints help and version to standard output and knows their exit code.
-        Err(ConfigError::Usage(usage)) => usage.exit(),
+        Err(ConfigError::Usage(error)) => {
+            // clap knows where help and version belong, and all exit codes.
+            _ = match settings::usage(&error) {
+                Some(text) => writeln!(std::io::stderr(), "{text}"),
+                None => error.print(),
+            };
+            return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
+        }
         Err(ConfigError::Problems(problems)) => return fail(&problems.to_string()),
     };
     match run(*config) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&format!("{error:#}")),
+        Err(error) => fail(&logging::chain(error.as_ref())),
     }
 }
 

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{CommandFactory, FromArgMatches as _};
+use clap::FromArgMatches as _;
 use ensign_daemon::GoDuration;
 use ensign_daemon::logging::LogConfig;
 use ensign_daemon::settings::{self, Checker, Problems};
@@ -77,11 +77,11 @@ where
     I: IntoIterator<Item = T>,
     T: Into<OsString> + Clone,
 {
-    let command = Args::command();
+    let command = settings::command::<Args>();
     let matches = command.clone().try_get_matches_from(args)?;
     let args = Args::from_arg_matches(&matches)?;
     let print = args.print_config;
-    let config = check(&command, args)?;
+    let config = check(&command, &matches, args)?;
     if print {
         Ok(Request::Print(settings::print(&command, &matches)))
     } else {
@@ -90,9 +90,10 @@ where
 }
 
 /// All values, or all mistakes.
-fn check(command: &clap::Command, args: Args) -> Result<Config, Problems> {
+fn check(command: &clap::Command, matches: &clap::ArgMatches, args: Args) -> Result<Config, Problems> {
     let mut checker = Checker::new(command);
     let c = &mut checker;
+    c.refuse_secrets(matches);
     // Every check runs before any `?`: an operator sees all mistakes at once.
     let trust_domain = c.parse(
         "trust_domain",

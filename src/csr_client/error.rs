@@ -55,12 +55,17 @@ pub enum SignError {
 }
 
 impl SignError {
-    /// The error for a gRPC status. Its text is untrusted: cut to 256 characters, control characters replaced.
+    /// The error for a gRPC status. Its text is untrusted: cut to 256 characters, control characters replaced, and a token
+    /// that the authority sends back is taken out.
     pub fn from_status(status: &tonic::Status) -> Self {
         let printable = |c: char| if c.is_control() { ' ' } else { c };
         Self::Status {
             code: status.code(),
-            message: status.message().chars().take(256).map(printable).collect(),
+            message: ensign_daemon::redact::secrets(status.message())
+                .chars()
+                .take(256)
+                .map(printable)
+                .collect(),
         }
     }
 
@@ -149,5 +154,8 @@ mod tests {
         let error = SignError::from_status(&tonic::Status::new(Code::Internal, "a\nb".repeat(5_000)));
         assert!(error.to_string().len() < 400);
         assert!(!error.to_string().contains('\n'));
+        let echo = "bad token eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.c2ln";
+        let error = SignError::from_status(&tonic::Status::new(Code::Unauthenticated, echo));
+        assert!(!error.to_string().contains("eyJ"), "{error}");
     }
 }

@@ -377,7 +377,7 @@ impl Core {
         entry.failures = entry.failures.saturating_add(1);
         let wait = backoff::wait(error.retry(), entry.failures, entry.left(now), draw);
         entry.quiet_until = Some(now.mono + wait);
-        let message = with_causes(error);
+        let message = ensign_daemon::logging::chain(error);
         tracing::warn!(
             workload = %key.workload, id = %entry.id, signer = key.signer.as_ref().map(SignerName::as_str),
             request_id = %request_id, reason = error.reason(), error = %message,
@@ -479,16 +479,4 @@ impl InFlight {
         let left = (self.since + SLOT_TIME).saturating_duration_since(now.mono);
         (!left.is_zero()).then_some(left)
     }
-}
-
-/// An error's text with the causes behind it.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -20,6 +20,8 @@ const HEALTH_TYPE_URL: &str = "type.googleapis.com/istio.v1.HealthInformation";
 
 /// Longest piece of somebody else's text that is repeated in our log.
 const LONGEST_QUOTE: usize = 300;
+/// A refusal may be as large as a request; no more of it is looked at.
+const LONGEST_SEARCHED: usize = 16 * 1024;
 
 /// What a request's first message says about its sender. A claim, never an identity.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -108,9 +110,13 @@ impl DeltaRequest {
     }
 }
 
-/// The start of somebody else's text, without control characters, for a log line.
+/// The start of somebody else's text, without control characters and without a key that it quotes, for a log line.
 pub(crate) fn quote(text: &str) -> String {
-    text.chars()
+    let text = text
+        .get(..text.floor_char_boundary(LONGEST_SEARCHED))
+        .unwrap_or_default();
+    ensign_daemon::redact::secrets(text)
+        .chars()
         .take(LONGEST_QUOTE)
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect()

@@ -45,6 +45,7 @@ pub struct Spec {
 #[derive(Debug)]
 pub struct Program {
     spec: Spec,
+    folder: PathBuf,
     child: Child,
     log: Log,
 }
@@ -80,11 +81,16 @@ pub fn own_binary(name: &str) -> anyhow::Result<PathBuf> {
 // === impl Program ===
 
 impl Program {
-    /// Starts it; its output goes to `<folder>/<name>.log` and into [`Log`].
+    /// Starts it in `folder`; its output goes to `<folder>/<name>.log` and into [`Log`].
     pub fn start(spec: Spec, folder: &Path) -> anyhow::Result<Self> {
         let log = Log::new(&spec.name, folder)?;
-        let child = spawn(&spec, &log)?;
-        Ok(Self { spec, child, log })
+        let child = spawn(&spec, folder, &log)?;
+        Ok(Self {
+            spec,
+            folder: folder.to_owned(),
+            child,
+            log,
+        })
     }
 
     /// What it printed.
@@ -138,7 +144,7 @@ impl Program {
     /// Starts it again with the same arguments, after it has ended.
     pub fn restart(&mut self) -> anyhow::Result<()> {
         ensure!(self.child.id().is_none(), "{} still runs", self.spec.name);
-        self.child = spawn(&self.spec, &self.log)?;
+        self.child = spawn(&self.spec, &self.folder, &self.log)?;
         Ok(())
     }
 
@@ -178,9 +184,12 @@ impl Drop for Program {
     }
 }
 
-fn spawn(spec: &Spec, log: &Log) -> anyhow::Result<Child> {
-    let mut child = Command::new(&spec.binary)
+fn spawn(spec: &Spec, folder: &Path, log: &Log) -> anyhow::Result<Child> {
+    let binary = std::path::absolute(&spec.binary).context("no current folder")?;
+    let mut child = Command::new(binary)
         .args(&spec.args)
+        // What a program leaves in its working directory (a core file, say) is found there, and goes with the world.
+        .current_dir(folder)
         .env_clear()
         .envs(&spec.env)
         .stdin(Stdio::null())

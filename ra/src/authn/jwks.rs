@@ -85,7 +85,7 @@ struct Jwk {
 impl Jwks {
     /// Reads a file.
     pub fn parse(json: &[u8]) -> Result<Self, JwksError> {
-        let set: Set = super::strict_json::parse(json).map_err(|error| JwksError::Form(error.to_string()))?;
+        let set: Set = super::strict_json::parse(json).map_err(|error| JwksError::Form(form(&error)))?;
         let all = set.keys.len();
         if all > MAX_KEYS {
             return Err(JwksError::TooMany(all));
@@ -127,12 +127,12 @@ impl Jwks {
 
 impl Jwk {
     fn usable(self) -> Result<Option<(String, JwsKey)>, JwksError> {
+        if self.d.is_some() {
+            return Err(JwksError::Private(self.kid.unwrap_or_default()));
+        }
         let Some(kid) = self.kid.clone().filter(|kid| !kid.is_empty()) else {
             return Ok(None);
         };
-        if self.d.is_some() {
-            return Err(JwksError::Private(kid));
-        }
         let for_signatures = self.usage.as_deref().is_none_or(|usage| usage == "sig")
             && self
                 .key_ops
@@ -161,6 +161,11 @@ impl Jwk {
         };
         Ok(Some((kid, key)))
     }
+}
+
+/// The parser quotes what stands in the wrong place, which may be the wrong half of a key.
+fn form(error: &serde_json::Error) -> String {
+    ensign_daemon::redact::random_words(&error.to_string()).into_owned()
 }
 
 fn part(text: Option<&str>) -> Option<Vec<u8>> {
@@ -222,6 +227,7 @@ mod tests {
     #[test_case(&[rsa("a", 128)], "2048"; "a weak key")]
     #[test_case(&[rsa("a", 256), ec("a")], "two of its keys"; "a kid twice")]
     #[test_case(&[with(ec("a"), "d", json!("AAAA"))], "private"; "a private key")]
+    #[test_case(&[with(with(ec("a"), "kid", json!(null)), "d", json!("AAAA"))], "private"; "a private key without a kid")]
     #[test_case(&[with(ec("a"), "alg", json!("RS256"))], "alg does not go"; "EC with RS256")]
     #[test_case(&[with(rsa("a", 256), "alg", json!("ES256"))], "alg does not go"; "RSA with ES256")]
     #[test_case(&[with(with(ec("a"), "alg", json!("ES256")), "crv", json!("P-384"))], "P-256"; "ES256 on another curve")]
@@ -243,6 +249,13 @@ mod tests {
     #[test_case("{\"keys\":[],\"keys\":[]}"; "duplicate members")]
     fn what_is_no_set_is_refused(text: &str) {
         assert!(matches!(Jwks::parse(text.as_bytes()), Err(JwksError::Form(_))));
+    }
+
+    #[test]
+    fn a_key_in_the_wrong_place_is_not_repeated() {
+        let secret = "KJHa79fZq2mXw8Rb3Lk5TnVc1Yp0Ds6";
+        let error = Jwks::parse(json!({ "keys": secret }).to_string().as_bytes()).unwrap_err();
+        assert!(!error.to_string().contains("KJHa"), "{error}");
     }
 
     #[test]

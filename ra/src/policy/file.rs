@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ensign_daemon::GoDuration;
+use ensign_daemon::{GoDuration, redact};
 use ensign_pki::{KeyType, TrustDomain};
 use serde::Deserialize;
 use serde_saphyr::Spanned;
@@ -108,7 +108,7 @@ pub(super) fn parse(text: &str) -> Result<Policy, PolicyError> {
     let policy = build(&file, &mut mistakes);
     match policy {
         Some(policy) if mistakes.0.is_empty() => Ok(policy),
-        _ => Err(PolicyError::Mistakes(mistakes.0)),
+        _ => Err(PolicyError::Mistakes(mistakes.redacted())),
     }
 }
 
@@ -166,6 +166,14 @@ fn signer(
     let label = &form.name.value;
     if !seen.insert(label.clone()) {
         mistakes.at(&form.name, format!("signer {label:?} is defined twice"));
+    }
+    let paths = form.local.iter().map(|local| &local.dir).chain(&form.roots);
+    for path in paths.filter(|path| redact::is_suspect(&path.to_string_lossy())) {
+        let path = path.display();
+        mistakes.at(
+            &form.name,
+            format!("`{path}` is no path but a secret: name the file or folder that holds it"),
+        );
     }
     let values = ttl_values(&form.ttl, common, mistakes);
     // A cap of its own below the common default is a plain wish for shorter certificates, not a contradiction.
@@ -325,19 +333,23 @@ fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
     }
 }
 
-/// The parser draws the line with a marker below it; a log line and a status page want one line.
+/// The parser draws the line with a marker below it; a log line and a status page want one line. It also quotes what
+/// stands in the wrong place.
 fn one_line(error: &serde_saphyr::Error) -> String {
-    error
-        .without_snippet()
-        .to_string()
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
+    let text = error.without_snippet().to_string();
+    let words: Vec<_> = text.split_whitespace().collect();
+    redact::random_words(&words.join(" ")).into_owned()
 }
 
 // === impl Mistakes ===
 
 impl Mistakes {
+    /// They quote names and values: somebody's key or token, if it was pasted there.
+    fn redacted(self) -> Vec<String> {
+        let redacted = |mistake: String| redact::random_words(&mistake).into_owned();
+        self.0.into_iter().map(redacted).collect()
+    }
+
     fn at<T>(&mut self, place: &Spanned<T>, what: impl std::fmt::Display) {
         self.0.push(format!("line {}: {what}", place.referenced.line()));
     }

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use ensign_daemon::redact;
 use ensign_pki::{KeyType, SpiffeId, TrustDomain};
 use serde::Deserialize;
 
@@ -41,8 +42,8 @@ pub enum FileError {
     #[error("apiVersion is `{0}`, expected `{VERSION}`")]
     Version(String),
     /// Not YAML, or not of the expected form.
-    #[error("not a workloads file")]
-    Syntax(#[source] serde_saphyr::Error),
+    #[error("not a workloads file: {0}")]
+    Syntax(String),
     /// Not text.
     #[error("not UTF-8 text")]
     Text(#[source] std::str::Utf8Error),
@@ -84,9 +85,9 @@ impl WorkloadsFile {
     /// Reads a file; every mistake of every entry is in the error.
     pub(super) fn parse(bytes: &[u8], trust_domain: &TrustDomain, key_type: KeyType) -> Result<Self, FileError> {
         let text = std::str::from_utf8(bytes).map_err(FileError::Text)?;
-        let raw: Raw = serde_saphyr::from_str(text).map_err(FileError::Syntax)?;
+        let raw: Raw = serde_saphyr::from_str(text).map_err(|error| syntax(&error))?;
         if raw.api_version != VERSION {
-            return Err(FileError::Version(raw.api_version.chars().take(80).collect()));
+            return Err(FileError::Version(quoted(&raw.api_version, 80)));
         }
         if raw.workloads.len() > MAX_WORKLOADS {
             return Err(FileError::TooMany(raw.workloads.len()));
@@ -141,7 +142,8 @@ impl Entry {
 impl Mistakes {
     fn add(&mut self, name: &str, mistake: &str) {
         let name: String = name.chars().take(80).collect();
-        self.0.push(format!("workload `{name}`: {mistake}"));
+        let text = format!("workload `{name}`: {mistake}");
+        self.0.push(redact::random_words(&text).into_owned());
     }
 
     /// The value, or a noted mistake.
@@ -168,11 +170,13 @@ impl fmt::Display for Mistakes {
     }
 }
 
-/// A mistake in one field. Values are quoted but never those of files that the entry names.
+/// A mistake in one field. Values are quoted, but never those of files that the entry names, and no secret.
 #[derive(Debug, thiserror::Error)]
 enum FieldError {
     #[error("is `{0}`, expected an absolute path without `..`")]
     Path(String),
+    #[error("is no path but a secret, expected the path of a file that holds it")]
+    Secret,
     #[error("is `{0}`, expected 1 to 63 lower-case letters, digits, `-` or `.`")]
     Name(String),
     #[error("is `{0}`, expected three or four octal digits in quotes such as \"0660\"")]
@@ -236,24 +240,35 @@ fn checked_name(name: &str) -> Result<String, FieldError> {
     if (1..=63).contains(&name.len()) && name.bytes().all(letter) {
         return Ok(name.to_owned());
     }
-    Err(FieldError::Name(name.chars().take(80).collect()))
+    Err(FieldError::Name(quoted(name, 80)))
 }
 
 fn absolute(path: PathBuf) -> Result<PathBuf, FieldError> {
+    if redact::is_suspect(&path.to_string_lossy()) {
+        return Err(FieldError::Secret);
+    }
     let climbs = path.components().any(|part| part == std::path::Component::ParentDir);
     let names_a_file = path.file_name().is_some();
     if path.is_absolute() && names_a_file && !climbs {
         return Ok(path);
     }
-    Err(FieldError::Path(shown(&path)))
+    Err(FieldError::Path(quoted(&path.to_string_lossy(), 200)))
 }
 
-fn shown(path: &Path) -> String {
-    path.display().to_string().chars().take(200).collect()
+/// What was written, cut short; what looks like a secret is taken out first.
+fn quoted(text: &str, most: usize) -> String {
+    redact::random_words(text).chars().take(most).collect()
+}
+
+/// Without the lines that the parser would quote around the place: they may hold what was pasted there by mistake.
+fn syntax(error: &serde_saphyr::Error) -> FileError {
+    let text = error.without_snippet().to_string();
+    let words: Vec<_> = text.split_whitespace().collect();
+    FileError::Syntax(quoted(&words.join(" "), 500))
 }
 
 fn parse_mode(text: &str) -> Result<u32, FieldError> {
-    let wrong = || FieldError::Mode(text.chars().take(20).collect());
+    let wrong = || FieldError::Mode(quoted(text, 80));
     let octal = (3..=4).contains(&text.len()) && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
     let mode = if octal {
         u32::from_str_radix(text, 8).map_err(|_| wrong())?
@@ -265,7 +280,7 @@ fn parse_mode(text: &str) -> Result<u32, FieldError> {
 }
 
 fn parse_owner(text: &str) -> Result<(u32, Option<u32>), FieldError> {
-    let wrong = || FieldError::Owner(text.chars().take(40).collect());
+    let wrong = || FieldError::Owner(quoted(text, 80));
     let number = |text: &str| text.parse::<u32>().map_err(|_| wrong());
     match text.split_once(':') {
         None => Ok((number(text)?, None)),
@@ -347,6 +362,27 @@ workloads:
     fn refused_whole(text: &str, reason: &str) {
         let error = parse(text).unwrap_err();
         assert!(error.to_string().contains(reason), "{error}");
+    }
+
+    #[test_case("TOKEN\n"; "nothing else")]
+    #[test_case("apiVersion: TOKEN\n"; "as version")]
+    #[test_case("apiVersion: ensign.mesh/v1\nworkloads: TOKEN\n"; "as list")]
+    #[test_case("apiVersion: ensign.mesh/v1\nTOKEN: x\n"; "as field")]
+    #[test_case("apiVersion: ensign.mesh/v1\nworkloads:\n- TOKEN\n"; "as entry")]
+    #[test_case("apiVersion: ensign.mesh/v1\nworkloads:\n- name: a\n  namespace: TOKEN\n  serviceAccount: TOKEN\n  tokenFile: TOKEN\n  socket: /TOKEN\n  mode: TOKEN\n  owner: TOKEN\n  signer: TOKEN\n  keyType: TOKEN\n"; "in every field")]
+    #[test_case("apiVersion: ensign.mesh/v1\nworkloads:\n- name: TOKEN\n  namespace: b\n  serviceAccount: c\n  tokenFile: /TOKEN\n  socket: s\n"; "as name and path")]
+    fn a_secret_in_the_wrong_place_is_not_repeated(text: &str) {
+        let token = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.QmFzZTY0c2lnbmF0dXJlMTIz";
+        let bare = "KJHa79fZq2mXw8Rb3Lk5TnVc1Yp0Ds6QmFzZTY0c2lnbmF0";
+        for secret in [token, bare] {
+            let error = parse(&text.replace("TOKEN", secret)).unwrap_err();
+            let shown = format!("{error} {error:?}");
+            // Not even a part of it: an error may be cut.
+            for part in secret.as_bytes().windows(8) {
+                let part = std::str::from_utf8(part).unwrap();
+                assert!(!shown.contains(part), "{shown}");
+            }
+        }
     }
 
     #[test]

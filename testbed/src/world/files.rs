@@ -40,7 +40,7 @@ pub(super) fn ra(folder: &Folder, spec: &WorldSpec) -> anyhow::Result<Spec> {
         name: "ra".to_owned(),
         binary: own_binary("ensign-ra")?,
         args: args.collect(),
-        env: BTreeMap::new(),
+        env: spec.ra_env.clone(),
     })
 }
 

@@ -15,6 +15,8 @@ pub struct WorldSpec {
     pub agent: BTreeMap<String, String>,
     /// Further arguments of the RA.
     pub ra: Vec<String>,
+    /// Environment of the RA.
+    pub ra_env: BTreeMap<String, String>,
 }
 
 /// One rule of the policy, for all accounts of a namespace.
