@@ -55,6 +55,7 @@ enum Figure {
 
 /// Client processes.
 #[derive(Clone, Copy, Debug, Subcommand)]
+#[expect(clippy::enum_variant_names, reason = "they are the names of hidden subcommands")]
 enum Role {
     #[command(hide = true)]
     ClientRequests,

@@ -305,7 +305,7 @@ mod tests {
 
     #[test]
     fn a_long_message_is_cut_into_frames() {
-        let frames = data_frames(1, &[7; 40_000], true);
+        let frames = data_frames(1, &vec![7; 40_000], true);
         let flags: Vec<u8> = frames.iter().map(|frame| frame[4]).collect();
         assert_eq!(flags, [0, 0, END_STREAM]);
         let total: usize = frames.iter().map(|frame| frame.len() - FRAME_HEAD).sum();

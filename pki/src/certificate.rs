@@ -4,7 +4,7 @@
 //! facts, `webpki` for what paths are built from, so that a later step cannot meet a certificate that it cannot read.
 
 use std::{
-    fmt::{self, Write as _},
+    fmt,
     time::{Duration, SystemTime},
 };
 
@@ -14,7 +14,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use crate::{
     crypto::{self, CryptoError},
     der::{self, Reader},
-    pem, san,
+    hex, pem, san,
 };
 
 /// A leaf is below 2 kB; one with thousands of bytes of policies is still far below this.
@@ -89,7 +89,7 @@ impl Certificate {
             issuer: x509.issuer().as_raw().to_vec(),
             subject_text: x509.subject().to_string(),
             spki_der: x509.public_key().raw.to_vec(),
-            serial: hex(x509.raw_serial()),
+            serial: serial(x509.raw_serial()),
             not_before: time(x509.validity().not_before.timestamp()),
             not_after: time(x509.validity().not_after.timestamp()),
             is_ca: basic.is_some_and(|b| b.value.ca),
@@ -251,16 +251,10 @@ fn time(timestamp: i64) -> SystemTime {
     time.unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-fn hex(serial: &[u8]) -> String {
+fn serial(serial: &[u8]) -> String {
     let magnitude = match serial {
         [0, magnitude @ ..] if !magnitude.is_empty() => magnitude,
         whole => whole,
     };
-    magnitude
-        .iter()
-        .fold(String::with_capacity(magnitude.len() * 2), |mut text, byte| {
-            // Writing to a String does not fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    hex::encode(magnitude)
 }

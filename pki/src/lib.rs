@@ -18,6 +18,7 @@ pub mod clock;
 pub mod crypto;
 pub mod csr;
 mod der;
+pub mod hex;
 pub mod key;
 mod pem;
 mod san;

@@ -92,7 +92,7 @@ proptest! {
         let theirs = their_discovery::DiscoveryResponse {
             version_info: version_info.clone(),
             resources: resources.iter().map(|(type_url, value)| their_protobuf::Any {
-                type_url: type_url.clone(), value: value.clone(), ..Default::default()
+                type_url: type_url.clone(), value: value.clone()
             }).collect(),
             type_url: type_url.clone(),
             nonce: nonce.clone(),
@@ -138,7 +138,7 @@ proptest! {
             resources: vec![their_discovery::Resource {
                 name: name.clone(),
                 version: version.clone(),
-                resource: Some(their_protobuf::Any { type_url: type_url.clone(), value: value.clone(), ..Default::default() }),
+                resource: Some(their_protobuf::Any { type_url: type_url.clone(), value: value.clone() }),
                 ..Default::default()
             }],
             type_url: type_url.clone(),
@@ -252,7 +252,7 @@ fn fields_that_we_do_not_declare_are_stepped_over() {
 
     let key_log = their_tls::Secret {
         name: "x".into(),
-        r#type: Some(their_tls::secret::Type::GenericSecret(Default::default())),
+        r#type: Some(their_tls::secret::Type::GenericSecret(their_tls::GenericSecret::default())),
     };
     assert_eq!(
         across::<tls::Secret>(&key_log),

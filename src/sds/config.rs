@@ -50,7 +50,7 @@ impl Default for Config {
             // pilot-agent's probe and Envoy speak at once.
             idle_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(10),
-            keep_alive_interval: Duration::from_secs(60),
+            keep_alive_interval: Duration::from_mins(1),
             keep_alive_timeout: Duration::from_secs(30),
             root_wait: Duration::from_secs(10),
             answer_wait: Duration::from_secs(10),

@@ -205,11 +205,10 @@ impl SocketHandle {
                 self.listener = listener;
                 tracing::warn!(%workload, path = %self.listing.path.display(), "socket file was gone, it is back");
             }
+            Some(Err(complaint)) if self.file.complaint.as_ref() == Some(&complaint) => {}
             Some(Err(complaint)) => {
-                if self.file.complaint.as_ref() != Some(&complaint) {
-                    tracing::error!(%workload, path = %self.listing.path.display(), error = complaint, "socket is not at its path");
-                    self.file.complaint = Some(complaint);
-                }
+                tracing::error!(%workload, path = %self.listing.path.display(), error = complaint, "socket is not at its path");
+                self.file.complaint = Some(complaint);
             }
         }
     }

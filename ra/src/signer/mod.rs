@@ -15,7 +15,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use ensign_pki::{Csr, SpiffeId, crypto};
+use ensign_pki::{Csr, SpiffeId, crypto, hex};
 use futures::future::BoxFuture;
 use rustls_pki_types::CertificateDer;
 use thiserror::Error;
@@ -182,14 +182,7 @@ impl IdempotencyKey {
             input.extend_from_slice(&(part.len() as u64).to_be_bytes());
             input.extend_from_slice(part);
         }
-        let digest = crypto::sha256(&input);
-        Self(
-            digest
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect::<String>()
-                .into(),
-        )
+        Self(hex::encode(&crypto::sha256(&input)).into())
     }
 
     /// The key as text.

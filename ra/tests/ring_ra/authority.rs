@@ -36,7 +36,7 @@ type Answer = BoxFuture<'static, Result<IssuedChain, SignerError>>;
 /// What the signer does with the next requests.
 pub(crate) type Script = dyn Fn(Issuance) -> Answer + Send + Sync;
 
-pub(crate) const POLICY: &str = r#"
+pub(crate) const POLICY: &str = r"
 apiVersion: ensign.mesh/v1
 trustDomain: cluster.local
 keyTypes: [P-256]
@@ -50,7 +50,7 @@ rules:
   serviceAccounts: [httpbin]
   signers: [foo]
   default: foo
-"#;
+";
 
 /// A running authority.
 pub(crate) struct Authority {

@@ -26,6 +26,9 @@ fn assert_refused(status: &Status, code: Code, reason: &str) {
     }
 }
 
+type MakeError = fn(SignerName, String) -> SignerError;
+type ChangeLeaf = fn(&mut Leaf<'_>);
+
 #[tokio::test]
 async fn a_chain_is_answered_leaf_first_root_bundle_last() {
     let root = Ca::root("root");
@@ -70,7 +73,7 @@ async fn the_signer_gets_the_canonical_request() {
     authority.send(ask).await.unwrap();
     let issuance = was_seen.try_recv().unwrap();
     assert_eq!(issuance.csr.to_pem().trim(), csr.trim());
-    assert_eq!(issuance.ttl, Duration::from_secs(2160 * 3600));
+    assert_eq!(issuance.ttl, Duration::from_hours(2160));
     assert_eq!(issuance.originator.node.as_deref(), Some("node-1"));
     assert_eq!(issuance.originator.pod.unwrap().uid, "2-3");
     authority.stop().await;
@@ -81,7 +84,7 @@ async fn each_error_of_a_signer_has_its_code() {
     let (authority, _ca) = Authority::start(&[]).await;
     let signer: SignerName = "foo".parse().unwrap();
     let detail = || "secret detail".to_owned();
-    let cases: [(fn(SignerName, String) -> SignerError, Code, &str); 5] = [
+    let cases: [(MakeError, Code, &str); 5] = [
         (
             |signer, detail| SignerError::Denied { signer, detail },
             Code::FailedPrecondition,
@@ -126,16 +129,16 @@ async fn a_wrong_answer_of_each_kind_is_never_passed_on() {
     let (authority, ca) = Authority::start(&[]).await;
     let foreign = Arc::new(Ca::root("root"));
     let between = Arc::new(ca.intermediate("between"));
-    let wrong: [(&str, fn(&mut Leaf<'_>)); 6] = [
+    let wrong: [(&str, ChangeLeaf); 6] = [
         ("ca_leaf", |leaf| leaf.ca = true),
         ("wrong_san", |leaf| {
-            leaf.uris = vec!["spiffe://cluster.local/ns/foo/sa/other".to_owned()]
+            leaf.uris = vec!["spiffe://cluster.local/ns/foo/sa/other".to_owned()];
         }),
         ("wrong_san", |leaf| {
-            leaf.uris.push("spiffe://cluster.local/ns/foo/sa/other".to_owned())
+            leaf.uris.push("spiffe://cluster.local/ns/foo/sa/other".to_owned());
         }),
         ("missing_eku", |leaf| {
-            leaf.purposes = vec![ExtendedKeyUsagePurpose::ServerAuth]
+            leaf.purposes = vec![ExtendedKeyUsagePurpose::ServerAuth];
         }),
         ("expired", |leaf| (leaf.from_hours, leaf.to_hours) = (-3, -2)),
         ("not_yet_valid", |leaf| (leaf.from_hours, leaf.to_hours) = (2, 3)),

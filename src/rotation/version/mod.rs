@@ -7,7 +7,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use ensign_pki::{Bundle, KeyType, SpiffeId, Validity, crypto};
+use ensign_pki::{Bundle, KeyType, SpiffeId, Validity, crypto, hex};
 
 use super::WorkloadUid;
 use crate::csr_client::SignerName;
@@ -125,15 +125,7 @@ fn digest(parts: &[&str]) -> String {
         input.extend_from_slice(&(part.len() as u64).to_be_bytes());
         input.extend_from_slice(part.as_bytes());
     }
-    hex(&crypto::sha256(&input)[..DIGEST_BYTES])
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let digit = |nibble: u8| char::from_digit(nibble.into(), 16).unwrap_or('0');
-    bytes
-        .iter()
-        .flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)])
-        .collect()
+    hex::encode(&crypto::sha256(&input)[..DIGEST_BYTES])
 }
 
 fn seconds(time: SystemTime) -> u64 {

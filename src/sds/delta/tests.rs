@@ -1,3 +1,7 @@
+//! Tests of the incremental stream: subscriptions, versions that a client says it holds, acknowledgements.
+//!
+//! No socket and no clock of the machine: requests go in, effects come out.
+
 use std::time::Duration;
 
 use bytes::Bytes;

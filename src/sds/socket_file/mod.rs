@@ -181,10 +181,9 @@ pub(crate) fn sight(path: &Path, ours: Inode) -> Sighting {
     match fs::lstat(path) {
         Ok(stat) if Inode::of(&stat) == ours => Sighting::Ours,
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Socket => Sighting::OtherSocket,
-        Ok(_) => Sighting::Foreign,
         Err(Errno::NOENT | Errno::NOTDIR) => Sighting::Nothing,
-        // Cannot look: nothing is known to be wrong, and nothing could be done.
-        Err(_) => Sighting::Foreign,
+        // Something else, or one cannot look: then nothing is known to be wrong, and nothing could be done.
+        Ok(_) | Err(_) => Sighting::Foreign,
     }
 }
 

@@ -1,3 +1,7 @@
+//! Tests of the socket's file: how it appears, what is refused at its path, and when it is removed.
+//!
+//! On a real file system, in a folder of each test's own.
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::net::UnixStream;

@@ -1,3 +1,7 @@
+//! Tests of the state-of-the-world stream: what is answered, what waits, and what counts as an acknowledgement.
+//!
+//! No socket and no clock of the machine: requests go in, effects come out.
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -79,8 +83,8 @@ impl Bench {
     fn answer(&mut self, push: &Push, names: &[&str], refusal: Option<Refusal>) -> Vec<Effect> {
         let (nonce, version) = (push.nonce.clone(), push.offer.version.clone());
         self.send(Request {
-            nonce,
             version,
+            nonce,
             refusal,
             ..request(names)
         })

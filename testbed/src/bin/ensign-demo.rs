@@ -54,12 +54,16 @@ async fn run(args: &Args) -> anyhow::Result<usize> {
         _ = terminate.recv() => {}
         told = story(args, &folders) => {
             // If it failed, the reader wants the logs of the world that failed, not an empty folder.
-            folders.iter().filter(|folder| folder.is_empty()).for_each(|folder| folder.discard());
+            for folder in folders.iter().filter(|folder| folder.is_empty()) {
+                folder.discard();
+            }
             return told;
         }
     }
     // Whoever stops it does not want to read logs; by now every process is dead and reaped.
-    folders.iter().for_each(|folder| folder.discard());
+    for folder in &folders {
+        folder.discard();
+    }
     anyhow::bail!("stopped; nothing is left behind")
 }
 
