@@ -2,6 +2,7 @@
 //!
 //! [`Args`] is what an operator types, as text; [`Config`] is what the program runs with. Nothing else of the RA reads
 //! the environment. Settings are paths, addresses and bounds, never secrets: keys and tokens live in the files named.
+//! docs/ra-configuration.md lists them all.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -418,82 +419,4 @@ fn duration(
 const MAX_COUNT: usize = 1 << 28;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LEAST: [&str; 9] = [
-        "ensign-ra",
-        "--policy-file=/p",
-        "--jwks-file=/j",
-        "--token-issuer=https://kubernetes.default.svc",
-        "--serving-ca-dir=/s",
-        "--grpc-addr=127.0.0.1:0",
-        "--token-audiences=istio-ca, other",
-        "--cluster-id=Kubernetes",
-        "--max-queued=0",
-    ];
-
-    fn read(more: &[&str]) -> Result<Config, ConfigError> {
-        match Command::read(LEAST.iter().chain(more))? {
-            Command::Run(config) => Ok(*config),
-            Command::Print(text) => panic!("{text}"),
-        }
-    }
-
-    #[test]
-    fn the_least_that_runs() {
-        let config = read(&[]).unwrap();
-        assert_eq!(config.authn.tokens.audiences, ["istio-ca", "other"]);
-        assert_eq!(config.listen.readyz, "0.0.0.0:6060".parse().unwrap());
-        assert_eq!(config.limits.message_bytes, 64 * 1024);
-        assert!(matches!(config.serving, ServingSource::OwnCa { names, .. } if names.len() == 3));
-    }
-
-    #[test]
-    fn every_mistake_is_reported_at_once() {
-        let line = [
-            "x",
-            "--grpc-addr=here",
-            "--max-in-flight=0",
-            "--clock-skew=10",
-            "--log-format=xml",
-        ];
-        let error = Command::read(line).unwrap_err().to_string();
-        for name in [
-            "--policy-file (ENSIGN_RA_POLICY_FILE)",
-            "--jwks-file",
-            "--token-issuer",
-            "--serving-ca-dir",
-            "--grpc-addr",
-            "--max-in-flight (",
-            "--clock-skew",
-            "--log-format",
-        ] {
-            assert!(error.contains(name), "{error} lacks {name}");
-        }
-    }
-
-    #[test]
-    fn the_serving_certificate_has_one_source() {
-        for (more, name) in [
-            (&["--serving-cert-file=/c"][..], "--serving-ca-dir"),
-            (
-                &["--serving-cert-file=/c", "--serving-key-file=/k"][..],
-                "--serving-ca-dir",
-            ),
-        ] {
-            let error = read(more).unwrap_err().to_string();
-            assert!(error.contains(name), "{error}");
-        }
-    }
-
-    #[test]
-    fn print_config_shows_values_with_their_source() {
-        let line = LEAST.iter().chain(&["--print-config"]);
-        let Command::Print(text) = Command::read(line).unwrap() else {
-            panic!("expected text")
-        };
-        assert!(text.contains("\"token-issuer\""), "{text}");
-        assert!(text.contains("\"from\": \"default\""), "{text}");
-    }
-}
+mod tests;
