@@ -7,6 +7,8 @@
 mod adoption;
 #[path = "ring_agent/agent.rs"]
 mod agent;
+#[path = "ring_agent/authority.rs"]
+mod authority;
 #[path = "ring_agent/greed.rs"]
 mod greed;
 #[path = "ring_agent/idle_streams.rs"]
@@ -17,6 +19,8 @@ mod node;
 mod outages;
 #[path = "ring_agent/protocol.rs"]
 mod protocol;
+#[path = "ring_agent/recorded.rs"]
+mod recorded;
 #[path = "ring_agent/sockets.rs"]
 mod sockets;
 #[path = "ring_agent/status.rs"]

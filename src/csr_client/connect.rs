@@ -51,6 +51,9 @@ struct Target {
     patience: Duration,
     /// Where the walk over the addresses begins.
     first: AtomicUsize,
+    /// Instead of what the name resolves to: no name on a test machine has two addresses.
+    #[cfg(test)]
+    addresses: Vec<SocketAddr>,
 }
 
 impl Connector {
@@ -69,6 +72,8 @@ impl Connector {
                 roots,
                 patience,
                 first,
+                #[cfg(test)]
+                addresses: Vec::new(),
             }),
         }
     }
@@ -99,6 +104,10 @@ impl Target {
     }
 
     async fn resolve(&self) -> Result<Vec<SocketAddr>, ConnectError> {
+        #[cfg(test)]
+        if !self.addresses.is_empty() {
+            return Ok(self.addresses.clone());
+        }
         let host = self.address.host();
         let failed = |source| ConnectError::Resolve {
             host: host.to_owned(),
@@ -144,5 +153,78 @@ impl tower::Service<http::Uri> for Connector {
     fn call(&mut self, _: http::Uri) -> Self::Future {
         let target = Arc::clone(&self.target);
         Box::pin(async move { target.connect().await.map(TokioIo::new) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ensign_testkit::fake_ra::Door;
+    use ensign_testkit::{FakeRa, TestCa};
+
+    use super::*;
+
+    /// Two replicas behind one name, and a connector whose walk begins with the first.
+    async fn replicas() -> (FakeRa, FakeRa, Connector) {
+        let (one, two) = (
+            FakeRa::start(TestCa::new("mesh")).await,
+            FakeRa::start(TestCa::new("mesh")).await,
+        );
+        let pem = one.serving_root_pem() + &two.serving_root_pem();
+        let (_, roots) = watch::channel(Arc::new(CaRoots::from_pem(pem.as_bytes()).unwrap()));
+        let target = Target {
+            address: "localhost:443".parse().unwrap(),
+            server_name: ServerName::try_from("localhost").unwrap(),
+            roots,
+            patience: Duration::from_secs(2),
+            first: AtomicUsize::new(0),
+            addresses: vec![one.address(), two.address()],
+        };
+        let connector = Connector {
+            target: Arc::new(target),
+        };
+        (one, two, connector)
+    }
+
+    async fn reached(connector: &Connector) -> SocketAddr {
+        let stream = connector.target.connect().await.unwrap();
+        stream.get_ref().0.peer_addr().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_stalls_hangs_up_or_proves_nothing_is_passed_over() {
+        let (one, two, connector) = replicas().await;
+        assert_eq!(reached(&connector).await, one.address());
+        for door in [Door::Silent, Door::Slammed] {
+            one.set_door(door);
+            assert_eq!(reached(&connector).await, two.address(), "{door:?}");
+        }
+        one.set_door(Door::Open);
+        for serve in [FakeRa::serve_expired, FakeRa::serve_wrong_name, FakeRa::serve_stranger] {
+            serve(&one);
+            assert_eq!(reached(&connector).await, two.address());
+        }
+        one.serve_right();
+        assert_eq!(reached(&connector).await, one.address());
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_was_left_is_the_last_to_be_tried() {
+        let (one, mut two, connector) = replicas().await;
+        connector.leave_replica();
+        assert_eq!(reached(&connector).await, two.address());
+        two.stop().await;
+        assert_eq!(reached(&connector).await, one.address());
+    }
+
+    #[tokio::test]
+    async fn when_all_fail_each_is_named() {
+        let (mut one, two, connector) = replicas().await;
+        one.stop().await;
+        two.serve_expired();
+        let error = connector.target.connect().await.unwrap_err().to_string();
+        for address in [one.address(), two.address()] {
+            assert!(error.contains(&address.to_string()), "{error}");
+        }
+        assert!(error.contains("xpired"), "{error}");
     }
 }

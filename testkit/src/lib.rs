@@ -21,6 +21,7 @@ pub mod fake_ra;
 pub mod fault;
 pub mod metrics;
 pub mod script;
+pub mod tap;
 pub mod tokens;
 
 pub use ca::TestCa;
