@@ -18,7 +18,7 @@ ONE_GRAPH := --examples
 # may have the shape that reads best where they are called.
 IN_TESTS := -A clippy::disallowed_methods -A clippy::disallowed_types -A clippy::unwrap_used -A clippy::expect_used \
 	-A clippy::panic -A clippy::print_stdout -A clippy::print_stderr -A clippy::float_cmp -A clippy::needless_pass_by_value \
-	-A clippy::unnecessary_wraps
+	-A clippy::unnecessary_wraps -A clippy::duration_suboptimal_units -A clippy::format_collect
 # Exactly one crypto provider is linked: $(call ONLY,wanted,unwanted) reads the names of a dependency graph.
 NAMES   := --target all --prefix none --format {p}
 ONLY     = awk '$$1 == "$(1)" { wanted = 1 } $$1 == "$(2)" { other = 1 } END { if (!wanted || other) \
@@ -51,7 +51,7 @@ lint: setup ## Formatting, clippy, rustdoc, dependency policy, tidy rules
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(LOCKED) --workspace --lib --bins $(ONE_GRAPH) -- -D warnings
 	$(CARGO) clippy $(LOCKED) --workspace --tests --benches -- -D warnings $(IN_TESTS)
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps --lib $(ONE_GRAPH) --quiet
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps --document-private-items --lib $(ONE_GRAPH) --quiet
 	$(CARGO) tree $(LOCKED) --workspace $(NAMES) | $(call ONLY,ring,aws-lc-rs)
 	$(CARGO) tree $(LOCKED) --workspace $(NAMES) --no-default-features --features aws-lc-rs | $(call ONLY,aws-lc-rs,ring)
 	.tools/cargo-deny $(LOCKED) --workspace --log-level error check bans licenses sources

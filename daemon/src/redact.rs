@@ -11,7 +11,7 @@ pub const REDACTED: &str = "<redacted: looks like a key or a token>";
 
 /// `text` without private keys in PEM armour and without tokens.
 pub fn secrets(text: &str) -> Cow<'_, str> {
-    replace(text, |word| token(word))
+    replace(text, token)
 }
 
 /// As [`secrets`], and without long random words (a key without its armour). For texts in which no digest, key id or
