@@ -102,6 +102,11 @@ pub struct Args {
     #[arg(long, env = "ENSIGN_ROOT_WAIT", value_name = "DURATION", default_value = "10s")]
     pub root_wait: String,
 
+    /// After a start, how long a warm-up waits for an Envoy that may still hold a certificate, and a bundle that one holds
+    /// for its certificate.
+    #[arg(long, env = "ENSIGN_ADOPTION_WINDOW", value_name = "DURATION", default_value = "45s")]
+    pub adoption_window: String,
+
     /// Where workloads come from: `fixed` reads them from a file.
     #[arg(long, env = "ENSIGN_SOURCE", value_name = "SOURCE", default_value = "fixed")]
     pub source: String,

@@ -185,6 +185,7 @@ fn rotation(c: &mut Checker<'_>, args: &Args) -> Option<RotationConfig> {
             .map(|_| Schedule::new(ratio, jitter).unwrap_or(half))
     });
     let fetch_floor = not_negative(c, "fetch_floor", &args.fetch_floor);
+    let adoption_window = not_negative(c, "adoption_window", &args.adoption_window);
     let max_in_flight = at_least_one(c, "max_in_flight", &args.max_in_flight);
     let request_deadline = args
         .request_deadline
@@ -204,6 +205,7 @@ fn rotation(c: &mut Checker<'_>, args: &Args) -> Option<RotationConfig> {
         max_in_flight: max_in_flight?,
         request_deadline: request_deadline?,
         default_signer: default_signer?,
+        adoption_window: adoption_window?,
         ..RotationConfig::default()
     })
 }

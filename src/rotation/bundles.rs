@@ -1,16 +1,18 @@
 //! The roots of each signer: which of a reply's are accepted, and which bundle all entries of the signer offer.
 //!
 //! A pinned signer's bundle is the pin, whatever replies say; replies are only checked against it.
-//! Otherwise it is the union of the roots that came with the newest certificate of each entry, as long as that
-//! certificate is unexpired. So a root that one reply adds reaches every entry at once, while a root goes only when no
-//! certificate of ours came with it any more. Ordered root rotation (add root 2, renew all, switch the CA, renew all,
-//! drop root 1) therefore never leaves one of our leaves without its root, and a single odd reply, or a replica that
-//! lags behind, can take nothing away from other entries. The price: without a pin a dropped root lingers until the
-//! last entry has renewed. An operator who must drop a root at once pins the signer's bundle.
+//! Otherwise it is the union of the roots that came with the last three certificates of each entry, as long as they are
+//! unexpired. So a root that one reply adds reaches every entry at once, while a root goes only when three replies in a
+//! row came without it for each entry. Ordered root rotation (add root 2, renew all, switch the CA, renew all, drop
+//! root 1) therefore never leaves one of our leaves without its root; a single odd reply takes nothing away, and
+//! replicas of which some lag behind make no bundle flap. The price: without a pin a dropped root lingers for three
+//! renewals of the last entry. An operator who must drop a root at once pins the signer's bundle.
+//! Workloads share a bundle only under a named signer. Which signer the authority takes for one that names none is its
+//! policy, and may differ between accounts: their roots must not be mixed, so each identity has a bundle of its own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use ensign_pki::{Bundle, Chain};
+use ensign_pki::{Bundle, Chain, SpiffeId};
 
 use super::issue::IssueError;
 use crate::csr_client::SignerName;
@@ -18,11 +20,33 @@ use crate::csr_client::SignerName;
 /// A reply with more roots is not looked at. Public bundles of whole operating systems hold 150.
 const MAX_ROOTS: usize = 64;
 
-/// The signers' bundles and pins. A signer of none is the authority's default.
+/// Whose entries share one bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Scope {
+    /// Those of this identity, at whatever signer the authority takes for it.
+    Default(SpiffeId),
+    /// Those of this signer.
+    Signer(SignerName),
+}
+
+impl Scope {
+    pub(super) fn new(signer: Option<&SignerName>, id: &SpiffeId) -> Self {
+        signer.map_or_else(|| Self::Default(id.clone()), |signer| Self::Signer(signer.clone()))
+    }
+
+    fn signer(&self) -> Option<&SignerName> {
+        match self {
+            Self::Default(_) => None,
+            Self::Signer(signer) => Some(signer),
+        }
+    }
+}
+
+/// The bundles and pins. A pin of no signer holds for all that name none.
 #[derive(Debug, Default)]
 pub(super) struct Bundles {
     pins: HashMap<Option<SignerName>, Bundle>,
-    current: HashMap<Option<SignerName>, Bundle>,
+    current: HashMap<Scope, Bundle>,
 }
 
 impl Bundles {
@@ -34,31 +58,26 @@ impl Bundles {
         self.pins.get(&signer.cloned())
     }
 
-    /// The signer's bundle, given the roots of its entries. With none, the last known bundle stays: open streams have it.
-    pub(super) fn refresh<'b>(
-        &mut self,
-        signer: Option<&SignerName>,
-        needed: impl Iterator<Item = &'b Bundle>,
-    ) -> Option<&Bundle> {
-        let key = signer.cloned();
-        let bundle = self.pins.get(&key).cloned().or_else(|| union(needed));
+    /// The bundle, given the roots of the entries. With none, the last known bundle stays: open streams have it.
+    pub(super) fn refresh<'b>(&mut self, scope: &Scope, needed: impl Iterator<Item = &'b Bundle>) -> Option<&Bundle> {
+        let bundle = self.pinned(scope.signer()).cloned().or_else(|| union(needed));
         if let Some(bundle) = bundle {
-            self.current.insert(key.clone(), bundle);
+            self.current.insert(scope.clone(), bundle);
         }
-        self.current.get(&key)
+        self.current.get(scope)
     }
 
-    /// Forgets signers that have no entry left. Pins stay.
-    pub(super) fn retain(&mut self, has_entries: impl Fn(Option<&SignerName>) -> bool) {
-        self.current.retain(|signer, _| has_entries(signer.as_ref()));
+    /// Forgets bundles of which no entry is left. Pins stay.
+    pub(super) fn retain(&mut self, with_entries: &HashSet<&Scope>) {
+        self.current.retain(|scope, _| with_entries.contains(scope));
     }
 }
 
-/// A union too large to be a bundle leaves out what makes it so: one entry's odd roots must not stop the others.
+/// A union too large to be a bundle leaves out what makes it so, from the end: odd roots must not stop the others.
 fn union<'b>(bundles: impl Iterator<Item = &'b Bundle>) -> Option<Bundle> {
     bundles.fold(None, |sum, bundle| match sum {
         None => Some(bundle.clone()),
-        Some(sum) if sum.contains_all(bundle) => Some(sum),
+        Some(sum) if sum == *bundle || sum.contains_all(bundle) => Some(sum),
         Some(sum) => Some(sum.union(bundle).unwrap_or(sum)),
     })
 }

@@ -24,8 +24,9 @@ pub struct RotationConfig {
     pub default_signer: Option<SignerName>,
     /// How many signers one workload may have entries for.
     pub max_signers: usize,
-    /// After a start, how long a reconnecting Envoy's claim is waited for: a held bundle waits so long for the sibling
-    /// certificate, and no warm-up without a waiting Envoy begins before. Envoy's streams back off separately, up to 30 s.
+    /// How long a reconnecting Envoy's claim is waited for: a held bundle waits so long for the sibling certificate, and
+    /// the warm-up of a workload that is there at our start begins no earlier, unless an Envoy waits. Envoy's streams
+    /// back off separately, up to 30 s.
     pub adoption_window: Duration,
     /// How long an entry outlives its last subscriber, unless its signer is fixed or the default.
     pub forget_after: Duration,

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::bundles::{self, Bundles};
+use super::bundles::{self, Bundles, Scope};
 use super::entry::{Entry, EntryKey, InFlight, Need, Now, Rank, Renewal, Stage};
 use super::issue::{IssueError, Issued, Job, Outcome};
 use super::snapshot::LastError;
@@ -30,6 +30,10 @@ const SLOT_TIME: Duration = Duration::from_secs(5);
 const RESUME_WINDOW: Duration = Duration::from_mins(5);
 /// The longest sleep: a clock that was stepped, or a machine that slept, is noticed after so long.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// The shortest time between two requests of one entry, whatever the floor: an authority whose certificates end at once
+/// must not be asked in a loop.
+const LEAST_PAUSE: Duration = Duration::from_millis(100);
 
 /// What happened so far, for the metrics.
 #[derive(Debug, Clone, Default)]
@@ -51,7 +55,8 @@ pub(super) struct Counters {
 pub(super) struct Core {
     config: RotationConfig,
     random: fastrand::Rng,
-    started: Instant,
+    /// Set when the worker starts: workloads known by then may have Envoys that come back to them.
+    running: bool,
     workloads: HashMap<WorkloadUid, Workload>,
     entries: HashMap<EntryKey, Entry>,
     bundles: Bundles,
@@ -68,17 +73,22 @@ pub(super) struct Step {
 }
 
 impl Core {
-    pub(super) fn new(config: RotationConfig, random: fastrand::Rng, started: Instant) -> Self {
+    pub(super) fn new(config: RotationConfig, random: fastrand::Rng) -> Self {
         Self {
             config,
             random,
-            started,
+            running: false,
             workloads: HashMap::new(),
             entries: HashMap::new(),
             bundles: Bundles::default(),
             counters: Counters::default(),
             next: 0,
         }
+    }
+
+    /// From now on what is added is new, not left from before our start.
+    pub(super) fn begin(&mut self) {
+        self.running = true;
     }
 
     // === Workloads ===
@@ -128,8 +138,14 @@ impl Core {
 
     fn ensure_entry(&mut self, key: &EntryKey, workload: &Workload, now: Now) -> &mut Entry {
         let warm = key.signer.is_some() && key.signer == self.warm_signer(workload);
-        // Right after our start an Envoy may be about to tell that it needs nothing (I9).
-        let warm_from = warm.then(|| now.mono.max(self.started + self.config.adoption_window));
+        // Right after our start an Envoy may be about to tell that it needs nothing (I9). The socket of a workload that
+        // came later did not exist before, so nobody comes back to it.
+        let wait = if self.running {
+            Duration::ZERO
+        } else {
+            self.config.adoption_window
+        };
+        let warm_from = warm.then(|| now.mono + wait);
         let next = &mut self.next;
         self.entries.entry(key.clone()).or_insert_with(|| {
             *next += 1;
@@ -139,9 +155,8 @@ impl Core {
 
     fn drop_entries(&mut self, gone: impl Fn(&EntryKey) -> bool) {
         self.entries.retain(|key, _| !gone(key));
-        let entries = &self.entries;
         self.bundles
-            .retain(|signer| entries.keys().any(|key| key.signer.as_ref() == signer));
+            .retain(&self.entries.values().map(|entry| &entry.scope).collect());
     }
 
     // === Subscriptions ===
@@ -177,10 +192,16 @@ impl Core {
             });
         }
         let (ttl, window) = (self.config.ttl, self.config.adoption_window);
+        let pin = self.bundles.pinned(key.signer.as_ref()).cloned();
         let entry = self.ensure_entry(&key, &workload, now);
         let adopted_before = matches!(entry.stage, Stage::Adopted { .. });
         entry.consumers += 1;
         entry.judge(held, ttl, window, now);
+        if entry.bundle.is_none() {
+            entry.bundle = pin.map(|pin| entry.bundle_secret(&pin));
+        }
+        // A newcomer must not find what expired since the worker looked.
+        entry.offer(now);
         let adopted = !adopted_before && matches!(entry.stage, Stage::Adopted { .. });
         let (generation, receiver) = (entry.generation, entry.publish.subscribe());
         if adopted {
@@ -193,8 +214,7 @@ impl Core {
     /// A subscription ended.
     pub(super) fn release(&mut self, key: &EntryKey, generation: u64, now: Now) {
         if let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.generation == generation) {
-            entry.consumers = entry.consumers.saturating_sub(1);
-            entry.idle_since = now.mono;
+            entry.release(now);
         }
     }
 
@@ -203,13 +223,14 @@ impl Core {
         self.bundles.pin(signer.cloned(), bundle.clone());
         for (_, entry) in self.entries.iter_mut().filter(|(key, _)| key.signer.as_ref() == signer) {
             if let Stage::Served { secret, renewal, .. } = &mut entry.stage
-                && !bundles::overlap(&secret.roots, bundle)
+                && !bundles::overlap(&secret.anchors, bundle)
             {
                 *renewal = Renewal::at(now.wall, now);
             }
         }
-        if let Some(bundle) = self.signer_bundle(signer, None, now) {
-            self.offer_bundle(signer, &bundle, now);
+        for (_, entry) in self.entries.iter_mut().filter(|(key, _)| key.signer.as_ref() == signer) {
+            entry.bundle = Some(entry.bundle_secret(bundle));
+            entry.offer(now);
         }
     }
 
@@ -221,12 +242,17 @@ impl Core {
         self.offer_what_is_valid(now);
         let mut sleep = LOOK_AGAIN;
         let mut queue = Vec::new();
+        let mut retries = Vec::new();
         let (mut taken, mut taken_by_retries) = (0, 0);
         for (key, entry) in &self.entries {
             match entry.need(now) {
                 Need::Nothing => {}
                 Need::Later(wait) => sleep = sleep.min(wait),
+                Need::Request(rank) if rank.failed => retries.push((entry.quiet_until, rank, key.clone())),
                 Need::Request(rank) => queue.push((rank, key.clone())),
+            }
+            if let Some(left) = entry.left(now).filter(|left| !left.is_zero()) {
+                sleep = sleep.min(left); // What expires is withdrawn then, not when something else happens.
             }
             if let Some(left) = entry.in_flight.as_ref().and_then(|request| request.slot_left(now)) {
                 taken += 1;
@@ -234,25 +260,37 @@ impl Core {
                 sleep = sleep.min(left);
             }
         }
+        let most = self.config.max_in_flight.max(1);
+        let due = queue.len() + retries.len();
+        queue.extend(self.turns(retries, most, taken_by_retries, queue.is_empty()));
         // The uid breaks ties, so that equal runs are equal.
         queue.sort_unstable_by(|(a, x), (b, y)| (a, &x.workload, &x.signer).cmp(&(b, &y.workload, &y.signer)));
-        let most = self.config.max_in_flight.max(1);
-        let most_retries = (most / 2).max(1);
-        let mut jobs = Vec::new();
-        let mut left_over = 0;
-        for (rank, key) in queue {
-            if taken >= most || (rank.failed && taken_by_retries >= most_retries) {
-                left_over += 1;
-                continue;
-            }
-            taken += 1;
-            taken_by_retries += usize::from(rank.failed);
-            jobs.extend(self.dispatch(&key, rank, now));
-        }
+        queue.truncate(most.saturating_sub(taken));
+        let left_over = due - queue.len();
+        let jobs = queue
+            .into_iter()
+            .filter_map(|(rank, key)| self.dispatch(&key, rank, now))
+            .collect();
         self.counters.queued = left_over;
         // A slot taken just now is given back by time too.
         let sleep = if left_over > 0 { sleep.min(SLOT_TIME) } else { sleep };
         Step { jobs, sleep }
+    }
+
+    /// The retries whose turn it is: those that have been due for longest, whatever their class, or the many that wait for
+    /// one authority in trouble would keep the few of another from their turn for ever. They get half of the slots; of a
+    /// single slot, what nothing else wants.
+    fn turns(
+        &self,
+        mut retries: Vec<(Option<Instant>, Rank, EntryKey)>,
+        most: usize,
+        taken: usize,
+        alone: bool,
+    ) -> impl Iterator<Item = (Rank, EntryKey)> + use<> {
+        retries.sort_unstable_by(|(a, _, x), (b, _, y)| (a, &x.workload, &x.signer).cmp(&(b, &y.workload, &y.signer)));
+        let share = if most == 1 { usize::from(alone) } else { most / 2 };
+        retries.truncate(share.saturating_sub(taken));
+        retries.into_iter().map(|(_, rank, key)| (rank, key))
     }
 
     fn dispatch(&mut self, key: &EntryKey, rank: Rank, now: Now) -> Option<(Job, CancellationToken)> {
@@ -318,17 +356,20 @@ impl Core {
 
     /// Swaps a verified certificate in and offers it.
     fn accept(&mut self, key: &EntryKey, issued: Issued, request_id: &RequestId, now: Now) {
-        let Issued { svid, roots } = issued;
+        let Issued { svid, roots, anchors } = issued;
         let signer = key.signer.as_ref();
         if self
             .bundles
             .pinned(signer)
-            .is_some_and(|pin| !bundles::overlap(&roots, pin))
+            .is_some_and(|pin| !bundles::overlap(&anchors, pin))
         {
             // The pin changed while the request was on its way.
             return self.back_off(key, &IssueError::OutsidePin, request_id, now);
         }
-        let Some(bundle) = self.signer_bundle(signer, Some((key, &roots)), now) else {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.learn_roots(roots, svid.validity().not_after);
+        }
+        let Some((scope, bundle)) = self.bundle_for(key, now) else {
             return;
         };
         let (draw, floor) = (self.random.f64(), self.config.fetch_floor);
@@ -346,13 +387,13 @@ impl Core {
             version: entry.versions.of_certificate(&validity, renew_at),
             svid,
             roots_needed: entry.versions.of_bundle(&bundle),
-            roots,
+            anchors,
             not_after: validity.not_after,
             encoded: OnceLock::new(),
         };
         // Never later than the renewal itself, or a floor above the lifetime would let the certificate expire.
         let until_renewal = renew_at.duration_since(now.wall).unwrap_or_default();
-        entry.quiet_until = Some(now.mono + floor.min(until_renewal));
+        entry.quiet_until = Some(now.mono + floor.min(until_renewal).max(LEAST_PAUSE));
         entry.failures = 0;
         entry.last_error = None;
         entry.attempt = None;
@@ -366,7 +407,7 @@ impl Core {
         } else {
             self.counters.rotated += 1;
         }
-        self.offer_bundle(signer, &bundle, now);
+        self.offer_bundle(&scope, &bundle, now);
     }
 
     fn back_off(&mut self, key: &EntryKey, error: &IssueError, request_id: &RequestId, now: Now) {
@@ -375,7 +416,9 @@ impl Core {
             return;
         };
         entry.failures = entry.failures.saturating_add(1);
-        let wait = backoff::wait(error.retry(), entry.failures, entry.left(now), draw);
+        // Once it expired there is nothing left to be in time for.
+        let left = entry.left(now).filter(|left| !left.is_zero());
+        let wait = backoff::wait(error.retry(), entry.failures, left, draw);
         entry.quiet_until = Some(now.mono + wait);
         let message = ensign_daemon::logging::chain(error);
         tracing::warn!(
@@ -391,28 +434,20 @@ impl Core {
         *self.counters.failures.entry(error.reason()).or_default() += 1;
     }
 
-    /// Works a signer's bundle out anew; `fresh` are the roots of a certificate that is about to replace an entry's.
-    fn signer_bundle(
-        &mut self,
-        signer: Option<&SignerName>,
-        fresh: Option<(&EntryKey, &Bundle)>,
-        now: Now,
-    ) -> Option<Bundle> {
-        let of_signer = |key: &EntryKey| key.signer.as_ref() == signer;
-        let stays = |key: &EntryKey| of_signer(key) && fresh.is_none_or(|(fresh, _)| fresh != key);
-        let needed = self
-            .entries
-            .iter()
-            .filter(|(key, _)| stays(key))
-            .filter_map(|(_, entry)| entry.roots(now));
-        self.bundles
-            .refresh(signer, needed.chain(fresh.map(|(_, roots)| roots)))
-            .cloned()
+    /// Works the bundle out anew that the entry shares. The entry's own roots come first: they must be in it.
+    fn bundle_for(&mut self, key: &EntryKey, now: Now) -> Option<(Scope, Bundle)> {
+        let own = self.entries.get(key)?;
+        let shares = |other: &&Entry| other.scope == own.scope && other.generation != own.generation;
+        let all = std::iter::once(own).chain(self.entries.values().filter(shares));
+        let bundle = self
+            .bundles
+            .refresh(&own.scope, all.flat_map(|entry| entry.roots(now)))?;
+        Some((own.scope.clone(), bundle.clone()))
     }
 
-    /// Offers a signer's bundle to all of the signer's entries, each with its certificate in one state.
-    fn offer_bundle(&mut self, signer: Option<&SignerName>, bundle: &Bundle, now: Now) {
-        for (_, entry) in self.entries.iter_mut().filter(|(key, _)| key.signer.as_ref() == signer) {
+    /// Offers a bundle to all entries that share it, each with its certificate in one state.
+    fn offer_bundle(&mut self, scope: &Scope, bundle: &Bundle, now: Now) {
+        for entry in self.entries.values_mut().filter(|entry| entry.scope == *scope) {
             if matches!(entry.stage, Stage::Served { .. }) {
                 entry.bundle = Some(entry.bundle_secret(bundle));
                 entry.offer(now);

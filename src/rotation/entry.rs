@@ -5,6 +5,7 @@
 //! Renewal times are kept on both clocks: the wall clock is what NotAfter means, and the monotonic one still fires when
 //! the wall clock was set back.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 
+use super::bundles::Scope;
 use super::issue::Attempt;
 use super::snapshot::{EntrySnapshot, LastError, Phase};
 use super::version::{Claim, Versions};
@@ -21,6 +23,9 @@ use crate::csr_client::{SignerName, TokenSource};
 
 /// Less than this share of its life left, and a certificate's renewal overtakes routine ones.
 const NEAR_EXPIRY: f64 = 0.1;
+
+/// How many certificates back a root is still kept.
+const RECENT: usize = 3;
 
 /// What names an entry.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -130,6 +135,10 @@ pub(super) struct Entry {
     pub(super) versions: Versions,
     pub(super) generation: u64,
     pub(super) stage: Stage,
+    /// With whom the bundle is shared.
+    pub(super) scope: Scope,
+    /// The roots that came with the last certificates, and until when each is valid; the newest first.
+    recent: VecDeque<(Bundle, SystemTime)>,
     pub(super) bundle: Option<Arc<BundleSecret>>,
     pub(super) publish: watch::Sender<EntryState>,
     pub(super) consumers: usize,
@@ -164,6 +173,8 @@ impl Entry {
                 fresh: false,
                 hold: None,
             },
+            scope: Scope::new(key.signer.as_ref(), &workload.id),
+            recent: VecDeque::with_capacity(RECENT),
             bundle: None,
             publish: watch::Sender::new(EntryState::default()),
             consumers: 0,
@@ -217,6 +228,18 @@ impl Entry {
                     hold.get_or_insert(now.mono + window);
                 }
             },
+        }
+    }
+
+    /// A subscriber left.
+    pub(super) fn release(&mut self, now: Now) {
+        self.consumers = self.consumers.saturating_sub(1);
+        self.idle_since = now.mono;
+        if self.consumers == 0
+            && let Stage::Empty { fresh, .. } | Stage::Adopted { fresh, .. } = &mut self.stage
+        {
+            // Nobody needs an answer any more; whoever comes next tells anew what it holds.
+            *fresh = false;
         }
     }
 
@@ -299,21 +322,26 @@ impl Entry {
         }
     }
 
-    /// The roots that this entry's unexpired certificate needs its peers to have.
-    pub(super) fn roots(&self, now: Now) -> Option<&Bundle> {
-        match &self.stage {
-            Stage::Served { secret, validity, .. } if validity.not_after > now.wall => Some(&secret.roots),
-            Stage::Empty { .. } | Stage::Adopted { .. } | Stage::Served { .. } => None,
-        }
+    /// Remembers the roots that came with a new certificate.
+    pub(super) fn learn_roots(&mut self, roots: Bundle, not_after: SystemTime) {
+        self.recent.truncate(RECENT - 1);
+        self.recent.push_front((roots, not_after));
+    }
+
+    /// The roots that came with the last certificates that are unexpired.
+    pub(super) fn roots(&self, now: Now) -> impl Iterator<Item = &Bundle> {
+        self.recent
+            .iter()
+            .filter(move |(_, not_after)| *not_after > now.wall)
+            .map(|(roots, _)| roots)
     }
 
     /// The bundle secret for these roots: the one we have, if it holds the same.
     pub(super) fn bundle_secret(&self, bundle: &Bundle) -> Arc<BundleSecret> {
-        let version = self.versions.of_bundle(bundle);
         match &self.bundle {
-            Some(secret) if secret.version == version => Arc::clone(secret),
+            Some(secret) if secret.bundle == *bundle => Arc::clone(secret),
             Some(_) | None => Arc::new(BundleSecret {
-                version,
+                version: self.versions.of_bundle(bundle),
                 bundle: bundle.clone(),
                 encoded: OnceLock::new(),
             }),
@@ -323,7 +351,12 @@ impl Entry {
     /// Offers what there is now. Subscribers wake only if that is something new.
     pub(super) fn offer(&self, now: Now) {
         let state = match &self.stage {
-            Stage::Empty { .. } | Stage::Adopted { .. } => EntryState::default(),
+            Stage::Empty { .. } => EntryState::default(),
+            // There is a bundle if the signer is pinned, and then it is the operator's word.
+            Stage::Adopted { .. } => EntryState {
+                certificate: None,
+                bundle: self.bundle.clone(),
+            },
             Stage::Served { secret, validity, .. } => EntryState {
                 certificate: (validity.not_after > now.wall).then(|| Arc::clone(secret)),
                 bundle: self.bundle.clone(),

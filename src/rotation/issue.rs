@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ensign_pki::{
-    Bundle, Chain, ChainError, Clock, CsrError, KeyError, KeyType, PrivateKey, SpiffeId, Svid, SvidError, csr,
+    Bundle, Certificate, Chain, ChainError, Clock, CsrError, KeyError, KeyType, PrivateKey, SpiffeId, Svid, SvidError,
+    csr, verify_issued,
 };
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -60,7 +61,10 @@ pub(super) struct Outcome {
 #[derive(Debug)]
 pub(super) struct Issued {
     pub(super) svid: Svid,
+    /// All that came with it and lie within the pin, if there is one.
     pub(super) roots: Bundle,
+    /// Those in which its chain ends.
+    pub(super) anchors: Bundle,
 }
 
 /// Why a request brought nothing that may be offered.
@@ -209,8 +213,24 @@ impl Issuer {
     fn check(&self, job: &Job, key: PrivateKey, elements: &[String]) -> Result<Issued, IssueError> {
         let chain = Chain::from_reply_elements(elements).map_err(IssueError::Chain)?;
         let roots = bundles::anchors(&chain, job.pin.as_ref())?;
-        let svid = Svid::assemble(key, chain, &roots, &job.id, self.clock.now())
+        let (now, spki_der) = (self.clock.now(), key.spki_der());
+        let svid = Svid::assemble(key, chain.clone(), &roots, &job.id, now)
             .map_err(|error| IssueError::Svid(Box::new(error)))?;
-        Ok(Issued { svid, roots })
+        let anchors = ends_in(&roots, |root| {
+            verify_issued(&chain, root, &job.id, &spki_der, now).is_ok()
+        });
+        Ok(Issued { svid, roots, anchors })
     }
+}
+
+/// Those roots that each suffice alone.
+fn ends_in(roots: &Bundle, suffices: impl Fn(&Bundle) -> bool) -> Bundle {
+    if roots.len() == 1 {
+        return roots.clone();
+    }
+    let alone =
+        |root: &&Certificate| Bundle::from_certificates(vec![(*root).clone()]).is_ok_and(|root| suffices(&root));
+    let anchors = roots.iter().filter(alone).cloned().collect();
+    // One suffices at least: the chain was verified to all of them together.
+    Bundle::from_certificates(anchors).unwrap_or_else(|_| roots.clone())
 }

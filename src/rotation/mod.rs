@@ -19,7 +19,7 @@ mod schedule;
 mod snapshot;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod version;
 mod worker;
 mod workload;

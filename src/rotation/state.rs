@@ -9,6 +9,8 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use ensign_pki::{Bundle, Svid};
 
+use super::bundles::overlap;
+
 /// What a subscriber says it holds already. Untrusted: rotation judges it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Held {
@@ -23,7 +25,7 @@ pub enum Held {
 /// What an entry offers now.
 ///
 /// Both are absent while nothing was issued yet and while the entry is adopted: hold the stream then. Only the
-/// certificate is absent once it expired.
+/// certificate is absent once it expired, and for an adopted entry whose signer is pinned.
 #[derive(Debug, Clone, Default)]
 pub struct EntryState {
     /// The certificate and its key.
@@ -33,11 +35,18 @@ pub struct EntryState {
 }
 
 impl EntryState {
-    /// Whether both offer the same.
+    /// Whether both offer the same. Asked often, for every entry.
     pub(super) fn same(&self, other: &Self) -> bool {
-        let version = |secret: &Option<Arc<CertificateSecret>>| secret.as_ref().map(|secret| secret.version.clone());
-        let bundle = |secret: &Option<Arc<BundleSecret>>| secret.as_ref().map(|secret| secret.version.clone());
-        version(&self.certificate) == version(&other.certificate) && bundle(&self.bundle) == bundle(&other.bundle)
+        same(self.certificate.as_ref(), other.certificate.as_ref()) && same(self.bundle.as_ref(), other.bundle.as_ref())
+    }
+}
+
+/// Secrets are made once per version, so that one version is one allocation.
+fn same<T>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
+    match (one, other) {
+        (None, None) => true,
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (None, Some(_)) | (Some(_), None) => false,
     }
 }
 
@@ -50,8 +59,8 @@ pub struct CertificateSecret {
     pub svid: Svid,
     /// The version of the bundle with which it was published: that bundle holds the root that the leaf needs.
     pub roots_needed: String,
-    /// The roots that came with it and were accepted; see [`CertificateSecret::is_rooted_in`].
-    pub(super) roots: Bundle,
+    /// The roots in which its chain really ends: mostly one, whatever else came with it.
+    pub(super) anchors: Bundle,
     /// When it expires (the earliest end in the chain).
     pub not_after: SystemTime,
     /// The encoded secret. `sds` fills it, once.
@@ -59,11 +68,9 @@ pub struct CertificateSecret {
 }
 
 impl CertificateSecret {
-    /// Whether someone who trusts `bundle` trusts this certificate: each root that came with it is there.
-    ///
-    /// More than strictly needed (one root would do), which errs on the side of waiting for an acknowledgement.
+    /// Whether someone who trusts `bundle` trusts this certificate.
     pub fn is_rooted_in(&self, bundle: &BundleSecret) -> bool {
-        self.roots_needed == bundle.version || bundle.bundle.contains_all(&self.roots)
+        overlap(&self.anchors, &bundle.bundle)
     }
 }
 

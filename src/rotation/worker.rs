@@ -9,7 +9,6 @@ use ensign_pki::SharedClock;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::sync::Mutex;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::core::Core;
@@ -37,7 +36,7 @@ pub(super) fn start_with(
     clock: SharedClock,
     random: fastrand::Rng,
 ) -> (Handle, Worker) {
-    let core = Core::new(config, random, Instant::now());
+    let core = Core::new(config, random);
     let handle = Handle {
         shared: Arc::new(Shared::new(core, Arc::clone(&clock))),
     };
@@ -53,6 +52,7 @@ impl Worker {
     /// Runs until stopped. What is in flight then is dropped, with its keys.
     pub async fn run(self, stop: CancellationToken) {
         let shared = &self.handle.shared;
+        shared.lock().begin();
         let mut running = FuturesUnordered::new();
         loop {
             let now = shared.now();

@@ -1,8 +1,9 @@
 //! After a restart: what an Envoy still holds costs nothing, what cannot be believed costs one request.
 
+use ensign_pki::Bundle;
 use test_case::test_case;
 
-use super::fake::{Node, config, pass, workload};
+use super::fake::{Do, Node, config, pass, workload};
 use crate::rotation::{Held, Phase};
 
 const HOUR: u64 = 3600;
@@ -158,4 +159,68 @@ async fn a_version_of_another_workload_or_past_its_renewal_is_not_adopted() {
     let stream = node.handle.subscribe(&uid, None, Held::Certificate(version)).unwrap();
     pass(1).await;
     assert!(stream.state().certificate.is_some(), "due: issued at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_of_another_identity_is_not_adopted() {
+    let before = Node::start(config());
+    let (version, _) = held(&before).await;
+    let node = before.restart(config());
+    // The operator gave the workload another account while the agent was down.
+    let mut changed = workload("other");
+    changed.uid = workload("web").uid;
+    node.handle.add(changed.clone());
+    let _stream = node
+        .handle
+        .subscribe(&changed.uid, None, Held::Certificate(version))
+        .unwrap();
+    pass(1).await;
+    assert_eq!(node.sign.of("other").len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_workload_that_comes_after_the_start_is_warmed_up_at_once() {
+    let node = Node::start(config());
+    pass(1).await;
+    let mut fixed = workload("web");
+    fixed.fixed_signer = Some("foo".parse().unwrap());
+    node.handle.add(fixed);
+    pass(1).await;
+    assert_eq!(
+        node.sign.count(),
+        1,
+        "its socket did not exist before: nobody can come back to it"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newcomer_that_left_unserved_spoils_no_adoption() {
+    let before = Node::start(config());
+    let (version, _) = held(&before).await;
+    let node = before.restart(config());
+    node.sign.otherwise(Do::Refuse(tonic::Code::Unavailable));
+    let uid = node.add("web");
+    let newcomer = node.handle.subscribe(&uid, None, Held::Nothing).unwrap();
+    pass(1).await;
+    drop(newcomer);
+    let _stream = node.handle.subscribe(&uid, None, Held::Certificate(version)).unwrap();
+    assert!(node.handle.snapshot()[0].adopted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_pin_reaches_an_envoy_whose_certificate_was_adopted() {
+    let before = Node::start(config());
+    let (certificate, bundle) = held(&before).await;
+    let node = before.restart(config());
+    let uid = node.add("web");
+    let _stream = node
+        .handle
+        .subscribe(&uid, None, Held::Certificate(certificate))
+        .unwrap();
+    let roots = node.handle.subscribe(&uid, None, Held::Bundle(bundle)).unwrap();
+    pass(60).await;
+    let pin = Bundle::parse_pem(&node.sign.ca.lock().1[0]).unwrap();
+    node.handle.pin(None, pin.clone());
+    assert_eq!(roots.state().bundle.unwrap().bundle, pin);
+    assert_eq!(node.sign.count(), 1, "and costs no request");
 }

@@ -9,6 +9,14 @@ use crate::rotation::{Held, Subscription};
 
 const DAY: u64 = 24 * 3600;
 
+/// Bundles are shared by the workloads of a named signer.
+fn subscribe(node: &Node, account: &str) -> Subscription {
+    let signer = Some("foo".parse().unwrap());
+    node.handle
+        .subscribe(&node.add(account), signer, Held::Nothing)
+        .unwrap()
+}
+
 fn roots_of(stream: &Subscription) -> usize {
     stream.state().bundle.unwrap().bundle.len()
 }
@@ -16,9 +24,7 @@ fn roots_of(stream: &Subscription) -> usize {
 #[tokio::test(start_paused = true)]
 async fn ordered_root_rotation_never_leaves_a_leaf_without_its_root() {
     let node = Node::start(config());
-    let streams: Vec<_> = ["a", "b", "c"]
-        .map(|account| node.handle.subscribe(&node.add(account), None, Held::Nothing).unwrap())
-        .into();
+    let streams: Vec<_> = ["a", "b", "c"].map(|account| subscribe(&node, account)).into();
     pass(60).await;
     let old = node.sign.ca.lock().clone();
     let new = Arc::new(FakeCa::new());
@@ -48,17 +54,17 @@ async fn ordered_root_rotation_never_leaves_a_leaf_without_its_root() {
 #[tokio::test(start_paused = true)]
 async fn a_new_root_reaches_all_entries_at_once_and_a_lagging_reply_takes_none_away() {
     let node = Node::start(config());
-    let first = node.handle.subscribe(&node.add("first"), None, Held::Nothing).unwrap();
+    let first = subscribe(&node, "first");
     pass(60).await;
     let old = node.sign.ca.lock().clone();
     let new = FakeCa::new();
     node.sign.ca.lock().1.push(new.root_pem.clone());
-    let second = node.handle.subscribe(&node.add("second"), None, Held::Nothing).unwrap();
+    let second = subscribe(&node, "second");
     pass(60).await;
     assert_eq!((roots_of(&first), roots_of(&second)), (2, 2));
     let certificate = first.state().certificate.unwrap().version.clone();
     *node.sign.ca.lock() = old;
-    let third = node.handle.subscribe(&node.add("third"), None, Held::Nothing).unwrap();
+    let third = subscribe(&node, "third");
     pass(60).await;
     assert_eq!((roots_of(&first), roots_of(&third)), (2, 2));
     assert_eq!(
@@ -127,6 +133,73 @@ async fn with_a_pin_the_reply_needs_no_root_and_a_new_pin_renews_what_lies_outsi
     let roots = vec![new.root_pem.clone()];
     node.handle.pin(None, Bundle::parse_pem(&new.root_pem).unwrap());
     *node.sign.ca.lock() = (new, roots);
+    pass(60).await;
+    assert_ne!(stream.state().certificate.unwrap().version, first);
+}
+
+/// The authority's policy may give each account a default signer of its own.
+#[tokio::test(start_paused = true)]
+async fn without_a_signers_name_accounts_do_not_share_bundles() {
+    let node = Node::start(config());
+    let foo = node.handle.subscribe(&node.add("foo"), None, Held::Nothing).unwrap();
+    pass(60).await;
+    let other = Arc::new(FakeCa::new());
+    let roots = vec![other.root_pem.clone()];
+    *node.sign.ca.lock() = (other, roots);
+    let bar = node.handle.subscribe(&node.add("bar"), None, Held::Nothing).unwrap();
+    pass(60).await;
+    assert_eq!((roots_of(&foo), roots_of(&bar)), (1, 1));
+    assert_ne!(foo.state().bundle.unwrap().bundle, bar.state().bundle.unwrap().bundle);
+}
+
+#[tokio::test(start_paused = true)]
+async fn authorities_that_answer_in_turn_with_old_and_new_roots_make_no_bundle_flap() {
+    let node = Node::start(config());
+    let old = node.sign.ca.lock().1.clone();
+    let both = vec![old[0].clone(), FakeCa::new().root_pem];
+    let stream = subscribe(&node, "web");
+    let mut counts = Vec::new();
+    for hour in 0..6 * 24 {
+        let renewals = node.sign.count();
+        node.sign.ca.lock().1 = if renewals % 2 == 0 { old.clone() } else { both.clone() };
+        pass(DAY / 24).await;
+        if hour > 24 {
+            counts.push(roots_of(&stream));
+        }
+    }
+    assert!(node.sign.count() > 8);
+    assert!(counts.iter().all(|count| *count == 2), "{counts:?}");
+    node.sign.ca.lock().1 = old;
+    pass(3 * DAY).await;
+    assert_eq!(roots_of(&stream), 1, "and goes in the end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_needs_the_root_in_which_it_ends_and_no_other() {
+    let node = Node::start(config());
+    let stream = subscribe(&node, "web");
+    pass(60).await;
+    let old = stream.state().bundle.unwrap();
+    node.sign.ca.lock().1.push(FakeCa::new().root_pem);
+    pass(DAY).await;
+    let state = stream.state();
+    assert_eq!(roots_of(&stream), 2);
+    assert!(state.certificate.unwrap().is_rooted_in(&old));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_pin_renews_a_certificate_whose_own_root_lies_outside() {
+    let node = Node::start(config());
+    let old = node.sign.ca.lock().1[0].clone();
+    let new = Arc::new(FakeCa::new());
+    let both = vec![old, new.root_pem.clone()];
+    node.sign.ca.lock().1 = both.clone();
+    let stream = subscribe(&node, "web");
+    pass(60).await;
+    let first = stream.state().certificate.unwrap().version.clone();
+    let pin = Bundle::parse_pem(&new.root_pem).unwrap();
+    *node.sign.ca.lock() = (new, both);
+    node.handle.pin(Some("foo".parse().unwrap()), pin);
     pass(60).await;
     assert_ne!(stream.state().certificate.unwrap().version, first);
 }

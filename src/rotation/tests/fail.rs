@@ -167,3 +167,48 @@ async fn a_wrong_answer_is_rejected_with_its_reason_and_never_offered(what: Do, 
     assert_eq!(stream.state().certificate.unwrap().version, first);
     assert!(!stream.changed_now());
 }
+
+#[tokio::test(start_paused = true)]
+async fn once_expired_a_refused_certificate_is_asked_for_slowly_again() {
+    let node = Node::start(config());
+    let uid = node.add("web");
+    let mut stream = node.handle.subscribe(&uid, None, Held::Nothing).unwrap();
+    stream.changed().await.unwrap();
+    node.sign.otherwise(Do::Refuse(Code::PermissionDenied));
+    pass(25 * HOUR).await;
+    let before = node.sign.count();
+    pass(HOUR).await;
+    let seen = node.sign.count() - before;
+    assert!((8..=20).contains(&seen), "{seen} requests in an hour");
+}
+
+#[test_case(1, false; "one slot and a renewal that never failed")]
+#[test_case(2, true; "two slots and a renewal that failed once")]
+#[tokio::test(start_paused = true)]
+async fn envoys_that_wait_for_an_authority_that_hangs_starve_no_renewal(max_in_flight: usize, fails_once: bool) {
+    let node = Node::start(RotationConfig {
+        max_in_flight,
+        ..config()
+    });
+    *node.sign.life.lock() = Duration::from_hours(1);
+    let uid = node.add("web");
+    let mut stream = node.handle.subscribe(&uid, None, Held::Nothing).unwrap();
+    stream.changed().await.unwrap();
+    if fails_once {
+        node.sign.script("web", Do::Refuse(Code::Unavailable));
+    }
+    let mut hung = Vec::new();
+    for number in 0..60 {
+        let account = format!("hung-{number}");
+        node.sign.script(&account, Do::Hang);
+        hung.push(node.handle.subscribe(&node.add(&account), None, Held::Nothing).unwrap());
+    }
+    while fails_once && node.sign.of("web").len() < 2 {
+        pass(1).await;
+    }
+    node.sign.script("web", Do::Issue);
+    for _ in 0..3 * HOUR {
+        pass(1).await;
+        assert!(stream.state().certificate.is_some(), "it expired");
+    }
+}

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::super::worker::start_with;
-use super::super::{Handle, RotationConfig, Workload, WorkloadUid};
+use super::super::{EntryState, Handle, Held, RotationConfig, Workload, WorkloadUid};
 use crate::csr_client::{Sign, SignError, SignRequest, SignerName, Token, TokenError, TokenSource};
 
 pub(crate) const EPOCH: u64 = 1_900_000_000;
@@ -291,6 +291,19 @@ pub(crate) fn workload(account: &str) -> Workload {
         fixed_signer: None,
         key_type: KeyType::P256,
     }
+}
+
+/// What one entry offers before and after its signer went from one root to another, with both in its bundle.
+pub(crate) async fn two_states() -> [EntryState; 2] {
+    let node = Node::start(config());
+    let stream = node.handle.subscribe(&node.add("web"), None, Held::Nothing).unwrap();
+    pass(60).await;
+    let before = stream.state();
+    let new = Arc::new(FakeCa::new());
+    let roots = vec![node.sign.ca.lock().1[0].clone(), new.root_pem.clone()];
+    *node.sign.ca.lock() = (new, roots);
+    pass(24 * 3600).await;
+    [before, stream.state()]
 }
 
 /// Lets this much time pass; all timers in it fire in order.

@@ -8,6 +8,6 @@
 mod adopt;
 mod bundle;
 mod fail;
-mod fake;
+pub(crate) mod fake;
 mod life;
 mod time;

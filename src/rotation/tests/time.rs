@@ -168,3 +168,39 @@ async fn the_certificate_is_renewed_before_it_ends_even_if_shorter_than_the_floo
         assert!(stream.state().certificate.unwrap().not_after > node.now());
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_has_just_expired_is_offered_to_nobody() {
+    let node = Node::start(config());
+    *node.sign.life.lock() = Duration::from_mins(10);
+    let uid = node.add("web");
+    let mut stream = node.handle.subscribe(&uid, None, Held::Nothing).unwrap();
+    stream.changed().await.unwrap();
+    node.sign.otherwise(Do::Hang);
+    let expires = stream.state().certificate.unwrap().not_after;
+    tokio::time::sleep(expires.duration_since(node.now()).unwrap() + Duration::from_millis(2)).await;
+    assert!(
+        stream.state().certificate.is_none(),
+        "withdrawn at its end, not half a minute later"
+    );
+    node.clock.step(-60);
+    pass(31).await;
+    assert!(stream.state().certificate.is_some());
+    node.clock.step(60);
+    let newcomer = node.handle.subscribe(&uid, None, Held::Nothing).unwrap();
+    assert!(newcomer.state().certificate.is_none(), "a newcomer gets none");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_floor_a_ratio_of_one_is_no_hot_loop() {
+    let node = Node::start(RotationConfig {
+        schedule: Schedule::new(1.0, 1e-9).unwrap(),
+        fetch_floor: Duration::ZERO,
+        ..config()
+    });
+    node.sign.otherwise(Do::After(Duration::from_millis(1)));
+    let uid = node.add("web");
+    let _stream = node.handle.subscribe(&uid, None, Held::Nothing).unwrap();
+    pass(2).await;
+    assert!(node.sign.count() <= 25, "{} requests in two seconds", node.sign.count());
+}

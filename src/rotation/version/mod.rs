@@ -1,8 +1,8 @@
 //! `version_info`: what an Envoy tells us after our restart about the secret that it still holds.
 //!
 //! A certificate's version carries NotBefore, NotAfter, the renewal time already drawn, the serial, and a digest of
-//! (workload, signer, key type, trust domain); a bundle's carries the digest of its roots and one of (workload, signer,
-//! trust domain). Bounded, printable, signed by nothing and trusted for nothing but timing: a forged one can harm only
+//! (workload, signer, key type, identity); a bundle's carries the digest of its roots and one of (workload, signer,
+//! trust domain). The whole identity counts, because a workload's account may be changed while the agent is down. Bounded, printable, signed by nothing and trusted for nothing but timing: a forged one can harm only
 //! the workload that forged it. Parsing is strict: what this file did not write, or would not write now, is no claim.
 
 use std::time::{Duration, SystemTime};
@@ -46,11 +46,11 @@ pub(super) struct Claim {
 impl Versions {
     pub(super) fn new(uid: &WorkloadUid, signer: Option<&SignerName>, key_type: KeyType, id: &SpiffeId) -> Self {
         let signer = signer.map_or("", SignerName::as_str);
-        let trust_domain = id.trust_domain().to_string();
+        let trust_domain = id.trust_domain().as_str();
         let key_type = key_type.to_string();
         Self {
-            certificate_digest: digest(&[uid.as_str(), signer, &key_type, &trust_domain]),
-            bundle_digest: digest(&[uid.as_str(), signer, &trust_domain]),
+            certificate_digest: digest(&[uid.as_str(), signer, &key_type, id.as_str()]),
+            bundle_digest: digest(&[uid.as_str(), signer, trust_domain]),
         }
     }
 
@@ -68,7 +68,7 @@ impl Versions {
 
     /// The version of a bundle.
     pub(super) fn of_bundle(&self, bundle: &Bundle) -> String {
-        let roots = digest(&[&bundle.to_pem()]);
+        let roots = hex(&bundle.digest()[..DIGEST_BYTES]);
         format!("{BUNDLE}.{roots}.{}", self.bundle_digest)
     }
 
