@@ -2,7 +2,8 @@
 //!
 //! Owns the answer to one question: may a leaf go out, or must it wait because its root is not with this Envoy
 //! yet? Only `ROOTCA` streams of the same connection and signer count; a connection without one waits
-//! for nothing. A refused bundle counts as not accepted, so a leaf from a new root waits out its whole bound
+//! for nothing, and neither does one whose client holds nothing yet: with nothing in use, roots and leaf may arrive in
+//! any order. A refused bundle counts as not accepted, so a leaf from a new root waits out its whole bound
 //! then: a corrected bundle may follow, and a leaf must not expire for it, so it goes at the bound all the same.
 
 use std::sync::Arc;
@@ -21,6 +22,8 @@ pub(crate) struct Roots {
 #[derive(Debug, Default)]
 struct Inner {
     streams: Vec<RootStream>,
+    /// The signers whose leaf this client has, by its own word or from us.
+    in_use: Vec<Option<SignerName>>,
     waiting: Vec<Waker>,
 }
 
@@ -28,17 +31,28 @@ struct Inner {
 struct RootStream {
     id: u64,
     signer: Option<SignerName>,
+    /// The client said that it holds roots from before.
+    holds: bool,
     accepted: Option<Arc<BundleSecret>>,
 }
 
 impl Roots {
-    /// A stream subscribed to `ROOTCA`.
-    pub(crate) fn join(&self, id: u64, signer: Option<SignerName>) {
+    /// A stream subscribed to `ROOTCA`. `holds`: its client said that it holds some version of it.
+    pub(crate) fn join(&self, id: u64, signer: Option<SignerName>, holds: bool) {
         self.inner.lock().streams.push(RootStream {
             id,
             signer,
+            holds,
             accepted: None,
         });
+    }
+
+    /// The client has a leaf of this signer.
+    pub(crate) fn leaf_in_use(&self, signer: Option<&SignerName>) {
+        let mut inner = self.inner.lock();
+        if !inner.in_use.iter().any(|known| known.as_ref() == signer) {
+            inner.in_use.push(signer.cloned());
+        }
     }
 
     /// It unsubscribed or ended.
@@ -55,11 +69,15 @@ impl Roots {
         });
     }
 
-    /// True if every `ROOTCA` stream of this signer accepted a bundle with the leaf's root. If not, the task is woken
-    /// when that may have changed.
+    /// True if every `ROOTCA` stream of this signer accepted a bundle with the leaf's root, or its client has nothing in
+    /// use. If not, the task is woken when that may have changed.
     pub(crate) fn suffice(&self, signer: Option<&SignerName>, leaf: &CertificateSecret, cx: &Context<'_>) -> bool {
         let mut inner = self.inner.lock();
-        let holds_root = |stream: &RootStream| stream.accepted.as_ref().is_some_and(|bundle| leaf.is_rooted_in(bundle));
+        let in_use = inner.in_use.iter().any(|known| known.as_ref() == signer);
+        let holds_root = |stream: &RootStream| match &stream.accepted {
+            Some(bundle) => leaf.is_rooted_in(bundle),
+            None => !in_use && !stream.holds,
+        };
         if inner
             .streams
             .iter()
@@ -81,5 +99,53 @@ impl Roots {
             std::mem::take(&mut inner.waiting)
         };
         waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rotation::EntryState;
+    use crate::rotation::tests::fake::two_states;
+
+    /// What an entry offers before and after its signer's root was replaced.
+    async fn states() -> [(Arc<BundleSecret>, Arc<CertificateSecret>); 2] {
+        two_states()
+            .await
+            .map(|EntryState { certificate, bundle }| (bundle.unwrap(), certificate.unwrap()))
+    }
+
+    fn suffice(roots: &Roots, leaf: &CertificateSecret) -> bool {
+        roots.suffice(None, leaf, &Context::from_waker(Waker::noop()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_holds_nothing_waits_for_nothing() {
+        let [(_, leaf), (_, next)] = states().await;
+        let roots = Roots::default();
+        assert!(suffice(&roots, &leaf), "no stream of roots");
+        roots.join(1, None, false);
+        assert!(suffice(&roots, &leaf), "nothing in use");
+        roots.leaf_in_use(None);
+        assert!(!suffice(&roots, &next), "now there is");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_holds_roots_or_a_leaf_accepts_the_new_root_first() {
+        let [(old_bundle, old), (new_bundle, new)] = states().await;
+        let roots = Roots::default();
+        roots.join(1, None, true);
+        assert!(!suffice(&roots, &new), "it holds roots from before");
+        roots.accepted(1, &old_bundle);
+        assert!(suffice(&roots, &old), "a refused successor does not matter to it");
+        assert!(!suffice(&roots, &new));
+        roots.accepted(1, &new_bundle);
+        assert!(suffice(&roots, &new) && suffice(&roots, &old));
+        roots.join(2, None, false);
+        assert!(suffice(&roots, &new));
+        roots.leaf_in_use(None);
+        assert!(!suffice(&roots, &new), "each stream counts");
+        roots.leave(2);
+        assert!(suffice(&roots, &new));
     }
 }

@@ -223,14 +223,33 @@ impl Session {
             (Name::Bundle, Some(version)) => Held::Bundle(version),
             (Name::Certificate, Some(version)) => Held::Certificate(version),
         };
+        let claim = match &held {
+            Held::Nothing => None,
+            Held::Bundle(version) | Held::Certificate(version) => Some(version.clone()),
+        };
         let subscription = socket
             .rotation
             .subscribe(&socket.workload, self.signer.clone(), held)
             .map_err(|error| Status::unavailable(error.to_string()))?;
-        *self.watches.of_mut(name) = Some(Watch::of(subscription));
-        if name == Name::Bundle {
-            self.connection.roots.join(self.guard.id(), self.signer.clone());
+        let watch = Watch::of(subscription);
+        let roots = &self.connection.roots;
+        match name {
+            Name::Bundle => {
+                roots.join(self.guard.id(), self.signer.clone(), claim.is_some());
+                // What it holds already need not be accepted again.
+                if let Some(bundle) = watch
+                    .state
+                    .bundle
+                    .as_ref()
+                    .filter(|bundle| claim.as_ref() == Some(&bundle.version))
+                {
+                    roots.accepted(self.guard.id(), bundle);
+                }
+            }
+            Name::Certificate if claim.is_some() => roots.leaf_in_use(self.signer.as_ref()),
+            Name::Certificate => {}
         }
+        *self.watches.of_mut(name) = Some(watch);
         Ok(())
     }
 
@@ -298,8 +317,11 @@ impl Session {
                         .bundle
                         .as_ref()
                         .and_then(|watch| watch.state.bundle.clone());
-                } else if !roots {
-                    tracing::warn!(workload = %socket.workload, "certificate sent before its root was accepted");
+                } else {
+                    self.connection.roots.leaf_in_use(self.signer.as_ref());
+                    if !roots {
+                        tracing::warn!(workload = %socket.workload, "certificate sent before its root was accepted");
+                    }
                 }
                 socket.metrics.pushed(push.name);
                 tracing::debug!(workload = %socket.workload, ?push, "secret sent");
