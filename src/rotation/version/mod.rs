@@ -68,7 +68,7 @@ impl Versions {
 
     /// The version of a bundle.
     pub(super) fn of_bundle(&self, bundle: &Bundle) -> String {
-        let roots = hex(&bundle.digest()[..DIGEST_BYTES]);
+        let roots = hex::encode(&bundle.digest()[..DIGEST_BYTES]);
         format!("{BUNDLE}.{roots}.{}", self.bundle_digest)
     }
 
