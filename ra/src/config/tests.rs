@@ -1,6 +1,7 @@
 //! Settings, from the command line to checked values, and the page that documents them. The environment of the test run
 //! is not touched.
 
+use clap::CommandFactory as _;
 use tonic::Code;
 
 use super::*;
