@@ -11,6 +11,8 @@ mod failures;
 mod mesh;
 #[path = "ring_envoy/policy.rs"]
 mod policy;
+#[path = "ring_envoy/programs.rs"]
+mod programs;
 #[path = "ring_envoy/provider.rs"]
 mod provider;
 #[path = "ring_envoy/roots.rs"]
