@@ -1,8 +1,8 @@
 //! Fakes that speak the wire, for tests. Never part of a product.
 //!
-//! Owns [`TestCa`](ca::TestCa) (certificates, right and wrong on demand), [`tokens`] (service account
-//! tokens as Kubernetes mints them, and bad ones), [`FakeRa`](fake_ra::FakeRa) and
-//! [`FakeEnvoy`](fake_envoy::FakeEnvoy) (the two ends that the agent talks to), scripts of outcomes,
+//! Owns [`TestCa`] (certificates, right and wrong on demand), [`tokens`] (service account
+//! tokens as Kubernetes mints them, and bad ones), [`FakeRa`] and
+//! [`FakeEnvoy`] (the two ends that the agent talks to), scripts of outcomes,
 //! and the waiting and reading that every test needs. Knows neither the agent nor the RA.
 //! A fake that fails panics: that is a failed test.
 #![allow(
