@@ -262,7 +262,7 @@ impl Core {
         }
         let most = self.config.max_in_flight.max(1);
         let due = queue.len() + retries.len();
-        queue.extend(self.turns(retries, most, taken_by_retries, queue.is_empty()));
+        queue.extend(Self::turns(retries, most, taken_by_retries, queue.is_empty()));
         // The uid breaks ties, so that equal runs are equal.
         queue.sort_unstable_by(|(a, x), (b, y)| (a, &x.workload, &x.signer).cmp(&(b, &y.workload, &y.signer)));
         queue.truncate(most.saturating_sub(taken));
@@ -281,12 +281,11 @@ impl Core {
     /// one authority in trouble would keep the few of another from their turn for ever. They get half of the slots; of a
     /// single slot, what nothing else wants.
     fn turns(
-        &self,
         mut retries: Vec<(Option<Instant>, Rank, EntryKey)>,
         most: usize,
         taken: usize,
         alone: bool,
-    ) -> impl Iterator<Item = (Rank, EntryKey)> + use<> {
+    ) -> impl Iterator<Item = (Rank, EntryKey)> {
         retries.sort_unstable_by(|(a, _, x), (b, _, y)| (a, &x.workload, &x.signer).cmp(&(b, &y.workload, &y.signer)));
         let share = if most == 1 { usize::from(alone) } else { most / 2 };
         retries.truncate(share.saturating_sub(taken));
