@@ -7,6 +7,8 @@
 mod evidence;
 #[path = "ring_leak/hardened.rs"]
 mod hardened;
+#[path = "ring_leak/life.rs"]
+mod life;
 #[path = "ring_leak/mistakes.rs"]
 mod mistakes;
 #[path = "ring_leak/refusals.rs"]

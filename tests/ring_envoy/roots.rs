@@ -1,8 +1,10 @@
 //! The root of a signer is replaced under load; and the control that shows that the harness sees failures.
 
 use ensign_testbed::{
-    scenario::roots::{Pair, an_unordered_switch_is_seen_to_fail, ordered_root_rotation_fails_no_request, two_nodes,
-        two_nodes_and_twin_roots},
+    scenario::roots::{
+        Pair, an_unordered_switch_is_seen_to_fail, ordered_root_rotation_fails_no_request, two_nodes,
+        two_nodes_and_twin_roots,
+    },
     story::Story,
     world::World,
 };

@@ -25,12 +25,17 @@ impl Secrets {
         self.0.push((format!("{name} (the PEM text)"), text));
     }
 
-    /// A token: its text, and its signature decoded.
+    /// A token: how it begins, and its signature as text and decoded. What stands between are claims, words that are public
+    /// (a certificate in base64 holds `cluster.local` too).
     pub(crate) fn token(&mut self, name: &str, token: &str) {
-        self.0.push((name.to_owned(), token.as_bytes().to_vec()));
-        let signature = token.rsplit('.').next().unwrap_or_default();
-        let signature = URL_SAFE_NO_PAD.decode(signature).expect("a signature");
-        self.0.push((format!("{name} (its signature)"), signature));
+        let (claims, signature) = token.rsplit_once('.').expect("a token");
+        let header = claims.split('.').next().unwrap_or_default();
+        let decoded = URL_SAFE_NO_PAD.decode(signature).expect("a signature");
+        self.0
+            .push((format!("{name} (its header)"), header.as_bytes().to_vec()));
+        self.0
+            .push((format!("{name} (its signature)"), signature.as_bytes().to_vec()));
+        self.0.push((format!("{name} (its signature, decoded)"), decoded));
     }
 }
 

@@ -89,7 +89,8 @@ pub(super) fn plug_in_cas(folder: &Folder, spec: &WorldSpec) -> anyhow::Result<(
 fn policy(folder: &Folder, spec: &WorldSpec) -> String {
     let signers = spec.signers.iter().map(|signer| {
         let dir = folder.join(&signer.ca);
-        let mut entry = json!({ "name": signer.name, "local": { "dir": dir, "selfSigned": signer.plugged_in.is_none() } });
+        let mut entry =
+            json!({ "name": signer.name, "local": { "dir": dir, "selfSigned": signer.plugged_in.is_none() } });
         if let Some(roots) = &signer.roots {
             entry["roots"] = json!(folder.join(roots));
         }
