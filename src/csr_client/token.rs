@@ -7,11 +7,15 @@ use std::fmt;
 use std::path::PathBuf;
 
 use futures::future::BoxFuture;
+use rustix::fs::OFlags;
 use tokio::io::AsyncReadExt as _;
 use zeroize::Zeroizing;
 
 /// A longer file is not a token. Kubernetes tokens are about 1 kB.
 const MAX_TOKEN_BYTES: u64 = 64 * 1024;
+
+/// Opening a pipe would wait for its writer, on a thread that all file access of the agent needs.
+const NO_WAITING: i32 = OFlags::NONBLOCK.bits().cast_signed();
 
 /// Where a workload's bearer token comes from.
 pub trait TokenSource: fmt::Debug + Send + Sync {
@@ -93,7 +97,12 @@ impl FileToken {
             path: self.path.clone(),
             source,
         };
-        let file = tokio::fs::File::open(&self.path).await.map_err(failed)?;
+        let file = tokio::fs::File::options()
+            .read(true)
+            .custom_flags(NO_WAITING)
+            .open(&self.path)
+            .await
+            .map_err(failed)?;
         // Reserved in one piece: a growing buffer would leave copies of the token behind.
         let mut text = Zeroizing::new(String::with_capacity(8 * 1024));
         file.take(MAX_TOKEN_BYTES + 1)
@@ -144,5 +153,14 @@ mod tests {
         }
         tokio::fs::write(&path, "x".repeat(70_000)).await.unwrap();
         assert!(matches!(source.read().await, Err(TokenError::TooLong { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_pipe_without_a_writer_is_empty_and_holds_up_nothing() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        assert!(matches!(FileToken::new(&path).read().await, Err(TokenError::Empty)));
     }
 }

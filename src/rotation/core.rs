@@ -2,7 +2,7 @@
 //! [`Core::finish`]; handles change workloads and subscriptions.
 //!
 //! Promises: at most one request per entry, at most `max_in_flight` slots taken, and at most half of them by requests
-//! that failed before. A request gives its slot back after [`SLOT_TIME`] and goes on without it, so requests that hang
+//! that failed before; a single slot goes to such a request only when no other wants it. A request gives its slot back after [`SLOT_TIME`] and goes on without it, so requests that hang
 //! cannot keep others waiting; each entry having one at most bounds their number.
 
 use std::collections::{BTreeMap, HashMap};
@@ -50,6 +50,9 @@ pub(super) struct Counters {
     pub(super) in_flight: usize,
     pub(super) queued: usize,
 }
+
+/// A retry that is due, and since when.
+type Retry = (Option<Instant>, Rank, EntryKey);
 
 /// The entries.
 pub(super) struct Core {
@@ -262,7 +265,12 @@ impl Core {
         }
         let most = self.config.max_in_flight.max(1);
         let due = queue.len() + retries.len();
-        queue.extend(Self::turns(retries, most, taken_by_retries, queue.is_empty()));
+        let share = if most == 1 {
+            usize::from(queue.is_empty())
+        } else {
+            most / 2
+        };
+        queue.extend(turns(retries, share.saturating_sub(taken_by_retries)));
         // The uid breaks ties, so that equal runs are equal.
         queue.sort_unstable_by(|(a, x), (b, y)| (a, &x.workload, &x.signer).cmp(&(b, &y.workload, &y.signer)));
         queue.truncate(most.saturating_sub(taken));
@@ -275,21 +283,6 @@ impl Core {
         // A slot taken just now is given back by time too.
         let sleep = if left_over > 0 { sleep.min(SLOT_TIME) } else { sleep };
         Step { jobs, sleep }
-    }
-
-    /// The retries whose turn it is: those that have been due for longest, whatever their class, or the many that wait for
-    /// one authority in trouble would keep the few of another from their turn for ever. They get half of the slots; of a
-    /// single slot, what nothing else wants.
-    fn turns(
-        mut retries: Vec<(Option<Instant>, Rank, EntryKey)>,
-        most: usize,
-        taken: usize,
-        alone: bool,
-    ) -> impl Iterator<Item = (Rank, EntryKey)> {
-        retries.sort_unstable_by(|(a, _, x), (b, _, y)| (a, &x.workload, &x.signer).cmp(&(b, &y.workload, &y.signer)));
-        let share = if most == 1 { usize::from(alone) } else { most / 2 };
-        retries.truncate(share.saturating_sub(taken));
-        retries.into_iter().map(|(_, rank, key)| (rank, key))
     }
 
     fn dispatch(&mut self, key: &EntryKey, rank: Rank, now: Now) -> Option<(Job, CancellationToken)> {
@@ -513,4 +506,11 @@ impl InFlight {
         let left = (self.since + SLOT_TIME).saturating_duration_since(now.mono);
         (!left.is_zero()).then_some(left)
     }
+}
+
+/// The retries whose turn it is: those that have been due for longest, whatever their class, or the many that wait for one
+/// authority in trouble would keep the few of another from their turn for ever.
+fn turns(mut retries: Vec<Retry>, most: usize) -> impl Iterator<Item = (Rank, EntryKey)> {
+    retries.sort_unstable_by(|(a, _, x), (b, _, y)| (a, &x.workload, &x.signer).cmp(&(b, &y.workload, &y.signer)));
+    retries.into_iter().take(most).map(|(_, rank, key)| (rank, key))
 }

@@ -161,7 +161,11 @@ async fn authorities_that_answer_in_turn_with_old_and_new_roots_make_no_bundle_f
     let mut counts = Vec::new();
     for hour in 0..6 * 24 {
         let renewals = node.sign.count();
-        node.sign.ca.lock().1 = if renewals % 2 == 0 { old.clone() } else { both.clone() };
+        node.sign.ca.lock().1 = if renewals.is_multiple_of(2) {
+            old.clone()
+        } else {
+            both.clone()
+        };
         pass(DAY / 24).await;
         if hour > 24 {
             counts.push(roots_of(&stream));
