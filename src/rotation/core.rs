@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use ensign_pki::Bundle;
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::bundles::{self, Bundles, Scope};
 use super::entry::{Entry, EntryKey, InFlight, Need, Now, Rank, Renewal, Stage};
 use super::issue::{IssueError, Issued, Job, Outcome};
+use super::queue::Queue;
 use super::snapshot::LastError;
 use super::{
     CertificateSecret, EntrySnapshot, EntryState, Held, RotationConfig, SubscribeError, Workload, WorkloadUid, backoff,
@@ -50,9 +50,6 @@ pub(super) struct Counters {
     pub(super) in_flight: usize,
     pub(super) queued: usize,
 }
-
-/// A retry that is due, and since when.
-type Retry = (Option<Instant>, Rank, EntryKey);
 
 /// The entries.
 pub(super) struct Core {
@@ -244,15 +241,13 @@ impl Core {
         self.forget_idle(now);
         self.offer_what_is_valid(now);
         let mut sleep = LOOK_AGAIN;
-        let mut queue = Vec::new();
-        let mut retries = Vec::new();
+        let mut queue = Queue::default();
         let (mut taken, mut taken_by_retries) = (0, 0);
         for (key, entry) in &self.entries {
             match entry.need(now) {
                 Need::Nothing => {}
                 Need::Later(wait) => sleep = sleep.min(wait),
-                Need::Request(rank) if rank.failed => retries.push((entry.quiet_until, rank, key.clone())),
-                Need::Request(rank) => queue.push((rank, key.clone())),
+                Need::Request(rank) => queue.push(rank, entry.quiet_until, key),
             }
             if let Some(left) = entry.left(now).filter(|left| !left.is_zero()) {
                 sleep = sleep.min(left); // What expires is withdrawn then, not when something else happens.
@@ -263,17 +258,8 @@ impl Core {
                 sleep = sleep.min(left);
             }
         }
-        let most = self.config.max_in_flight.max(1);
-        let due = queue.len() + retries.len();
-        let share = if most == 1 {
-            usize::from(queue.is_empty())
-        } else {
-            most / 2
-        };
-        queue.extend(turns(retries, share.saturating_sub(taken_by_retries)));
-        // The uid breaks ties, so that equal runs are equal.
-        queue.sort_unstable_by(|(a, x), (b, y)| (a, &x.workload, &x.signer).cmp(&(b, &y.workload, &y.signer)));
-        queue.truncate(most.saturating_sub(taken));
+        let due = queue.len();
+        let queue = queue.turns(self.config.max_in_flight.max(1), taken, taken_by_retries);
         let left_over = due - queue.len();
         let jobs = queue
             .into_iter()
@@ -506,11 +492,4 @@ impl InFlight {
         let left = (self.since + SLOT_TIME).saturating_duration_since(now.mono);
         (!left.is_zero()).then_some(left)
     }
-}
-
-/// The retries whose turn it is: those that have been due for longest, whatever their class, or the many that wait for one
-/// authority in trouble would keep the few of another from their turn for ever.
-fn turns(mut retries: Vec<Retry>, most: usize) -> impl Iterator<Item = (Rank, EntryKey)> {
-    retries.sort_unstable_by(|(a, _, x), (b, _, y)| (a, &x.workload, &x.signer).cmp(&(b, &y.workload, &y.signer)));
-    retries.into_iter().take(most).map(|(_, rank, key)| (rank, key))
 }

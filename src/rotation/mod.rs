@@ -15,6 +15,7 @@ mod entry;
 mod handle;
 mod issue;
 mod metrics;
+mod queue;
 mod schedule;
 mod snapshot;
 mod state;
