@@ -18,7 +18,7 @@ ONE_GRAPH := --examples
 # may have the shape that reads best where they are called.
 IN_TESTS := -A clippy::disallowed_methods -A clippy::disallowed_types -A clippy::unwrap_used -A clippy::expect_used \
 	-A clippy::panic -A clippy::print_stdout -A clippy::print_stderr -A clippy::float_cmp -A clippy::needless_pass_by_value \
-	-A clippy::unnecessary_wraps -A clippy::duration_suboptimal_units -A clippy::format_collect
+	-A clippy::unnecessary_wraps -A clippy::duration_suboptimal_units -A clippy::format_collect -A clippy::format_push_string
 # Exactly one crypto provider is linked: $(call ONLY,wanted,unwanted) reads the names of a dependency graph.
 NAMES   := --target all --prefix none --format {p}
 ONLY     = awk '$$1 == "$(1)" { wanted = 1 } $$1 == "$(2)" { other = 1 } END { if (!wanted || other) \
