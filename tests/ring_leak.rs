@@ -9,6 +9,8 @@ mod evidence;
 mod hardened;
 #[path = "ring_leak/life.rs"]
 mod life;
+#[path = "ring_leak/memory.rs"]
+mod memory;
 #[path = "ring_leak/mistakes.rs"]
 mod mistakes;
 #[path = "ring_leak/refusals.rs"]

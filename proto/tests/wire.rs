@@ -252,7 +252,9 @@ fn fields_that_we_do_not_declare_are_stepped_over() {
 
     let key_log = their_tls::Secret {
         name: "x".into(),
-        r#type: Some(their_tls::secret::Type::GenericSecret(their_tls::GenericSecret::default())),
+        r#type: Some(their_tls::secret::Type::GenericSecret(
+            their_tls::GenericSecret::default(),
+        )),
     };
     assert_eq!(
         across::<tls::Secret>(&key_log),

@@ -105,7 +105,10 @@ async fn settled(pid: u32, most: Option<usize>) -> anyhow::Result<usize> {
 /// Resident memory of a process.
 fn resident_kb(pid: u32) -> anyhow::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .context("no VmRSS")?;
     let number = line.split_whitespace().nth(1).context("no figure")?;
     Ok(number.parse()?)
 }

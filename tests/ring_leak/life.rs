@@ -292,7 +292,8 @@ fn at_home(place: &str, secret: &str) -> bool {
         return false;
     };
     let own_key = |of: &str| file.ends_with("ca-key.pem") && of.starts_with(file);
-    secret.strip_prefix("CA key ").is_some_and(own_key) || (file.ends_with(".token") && secret.contains("token"))
+    secret.strip_prefix("CA key ").is_some_and(own_key)
+        || (file.strip_suffix(".token").is_some() && secret.contains("token"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
