@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
-use tower::util::MapResponseLayer;
+use tower::util::{MapRequestLayer, MapResponseLayer};
 
 use crate::authn::{Authenticator, Jwks};
 use crate::config::Config;
@@ -30,7 +30,6 @@ use crate::desk::{self, Desk, DeskParts, OpenSigners};
 use crate::edge;
 use crate::limits::{Limits, LimitsConfig};
 use crate::metrics::Metrics;
-use crate::policy::Backend;
 use crate::service::{Parts, Service};
 use crate::serving::{Acceptor, Incoming, Serving, TlsLimits};
 use crate::signer::{Host, Signers};
@@ -107,21 +106,16 @@ pub async fn bind_with(config: Config, fittings: Fittings) -> anyhow::Result<Bou
         metrics: metrics.clone(),
         files,
         clock: Arc::clone(&clock),
+        serving_ca: config.serving.own_ca_dir().map(Path::to_owned),
     };
     let (desk, policy_file) = desk::watch(&config.policy_file, parts).await?;
     supervisor.spawn("policy file", policy_file.run(stop.clone()));
 
-    supervisor.spawn("root expiry", follow_roots(desk.clone(), metrics.clone(), stop.clone()));
+    let expiry = follow_roots(desk.clone(), metrics.clone(), Arc::clone(&clock), stop.clone());
+    supervisor.spawn("root expiry", expiry);
 
     let first = Arc::clone(&desk.borrow());
-    let folders: Vec<_> = first
-        .policy
-        .signers()
-        .map(|spec| match &spec.backend {
-            Backend::Local(local) => (spec.name.to_string(), local.dir.clone()),
-        })
-        .collect();
-    let serving = Serving::open(config.serving, first.policy.trust_domain(), &folders, &host).await?;
+    let serving = Serving::open(config.serving, first.policy.trust_domain(), &host).await?;
     supervisor.spawn(
         "serving expiry",
         follow_serving(serving.clone(), metrics.clone(), stop.clone()),
@@ -140,7 +134,7 @@ pub async fn bind_with(config: Config, fittings: Fittings) -> anyhow::Result<Bou
         authn: Authenticator::new(&config.authn, jwks, Arc::clone(&clock)),
         desk,
         limits: Arc::new(Limits::new(&config.limits)),
-        metrics,
+        metrics: metrics.clone(),
         clock,
         signer_timeout: config.signer_timeout,
     });
@@ -150,7 +144,10 @@ pub async fn bind_with(config: Config, fittings: Fittings) -> anyhow::Result<Bou
     };
     let (acceptor, incoming) = Acceptor::new(grpc, serving.server_config()?, tls_limits);
     supervisor.spawn("tls acceptor", acceptor.run(stop.clone()));
-    supervisor.spawn("grpc server", serve(service, incoming, config.limits, stop.clone()));
+    // What a request may still need when its connection is asked to go.
+    let grace = edge::PATIENCE + config.limits.queue_timeout + config.signer_timeout;
+    let grpc_server = serve(service, incoming, config.limits, grace, metrics, stop.clone());
+    supervisor.spawn("grpc server", grpc_server);
 
     let health = http::health_router(readiness.clone());
     spawn_http(&mut supervisor, "health server", readyz, health);
@@ -200,16 +197,20 @@ async fn serve(
     service: Service,
     incoming: Incoming,
     limits: LimitsConfig,
+    grace: Duration,
+    metrics: Metrics,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let service = IstioCertificateServiceServer::new(service).max_decoding_message_size(limits.message_bytes);
     Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .max_connection_age(limits.connection_age)
+        .max_connection_age_grace(grace)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .http2_max_header_list_size(MAX_HEADER_BYTES)
-        .layer(MapResponseLayer::new(edge::uniform))
+        .layer(MapRequestLayer::new(edge::patient))
+        .layer(MapResponseLayer::new(move |answer| edge::uniform(answer, &metrics)))
         .add_service(service)
         .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
         .await
@@ -235,10 +236,11 @@ async fn follow_serving(mut serving: Serving, metrics: Metrics, stop: Cancellati
     }
 }
 
-/// Keeps the expiry of each signer's roots in the metrics: bundles change on disk without a new policy.
+/// Keeps the expiry of each signer's roots and CA in the metrics: bundles change on disk without a new policy.
 async fn follow_roots(
     mut desk: watch::Receiver<Arc<Desk>>,
     metrics: Metrics,
+    clock: SharedClock,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut before = Signers::default();
@@ -249,6 +251,13 @@ async fn follow_roots(
         }
         for (name, running) in signers.iter() {
             metrics.root_expiry(name, running.trust().current().not_after());
+            if let Some(not_after) = running.signer().ca_not_after() {
+                metrics.ca_expiry(name, not_after);
+            }
+        }
+        let roots = signers.iter().map(|(_, running)| running.trust().current().not_after());
+        if let Some(first) = roots.min() {
+            metrics.first_root_expiry(first, clock.now());
         }
         before = signers;
         tokio::select! {

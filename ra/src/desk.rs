@@ -4,6 +4,7 @@
 //! refused whole and the old desk stays. A request takes the desk once and sees one policy and its signers to the end.
 //! Signers whose description did not change are carried over, with their state.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -15,7 +16,8 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::metrics::Metrics;
-use crate::policy::Policy;
+use crate::policy::{Backend, Policy, SignerSpec};
+use crate::serving;
 use crate::signer::{Host, Running, SignerName, Signers};
 
 /// A policy and its signers.
@@ -43,6 +45,8 @@ pub struct DeskParts {
     pub files: WatchMetrics,
     /// Tells the time.
     pub clock: SharedClock,
+    /// The folder of the RA's serving CA, which no signer may share.
+    pub serving_ca: Option<PathBuf>,
 }
 
 // === impl Desk ===
@@ -67,7 +71,7 @@ impl OpenSigners for Host {
 
 /// Reads the policy file and starts its signers, which must succeed; then follows the file.
 pub async fn watch(
-    path: &std::path::Path,
+    path: &Path,
     parts: DeskParts,
 ) -> Result<(watch::Receiver<Arc<Desk>>, WatchedFile<Desk>), WatchError> {
     let files = FileSet::file(POLICY, path).metrics(&parts.files);
@@ -81,6 +85,10 @@ pub async fn watch(
 /// Runs on a blocking thread, so it may wait for signers to start (they read keys and may make one).
 fn load(contents: &Contents, parts: &DeskParts, before: &Mutex<Signers>, runtime: &Handle) -> anyhow::Result<Desk> {
     let policy = Policy::parse(contents.text(0)?)?;
+    // Before any signer starts, since one may make a CA in its folder.
+    if let Some(dir) = &parts.serving_ca {
+        serving::refuse_overlap(dir, &folders(&policy))?;
+    }
     let old = before.lock().clone();
     let signers = runtime
         .block_on(parts.signers.open(&policy, &old))
@@ -88,6 +96,13 @@ fn load(contents: &Contents, parts: &DeskParts, before: &Mutex<Signers>, runtime
     *before.lock() = signers.clone();
     parts.metrics.reloaded(POLICY, parts.clock.now());
     Ok(Desk { policy, signers })
+}
+
+fn folders(policy: &Policy) -> Vec<(String, PathBuf)> {
+    let folder = |spec: &SignerSpec| match &spec.backend {
+        Backend::Local(local) => (spec.name.to_string(), local.dir.clone()),
+    };
+    policy.signers().map(folder).collect()
 }
 
 /// What the file is called in logs and metrics.

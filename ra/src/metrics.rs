@@ -1,8 +1,8 @@
 //! What the RA counts, under its own names (`ensign_ra_…`) and, where they mean the same, under istiod's.
 //!
 //! Label values come from small fixed sets: codes, reason words, and the signers of the policy. Nothing that a caller
-//! chooses becomes a label. Each request is counted exactly once, by [`Metrics::begin`] and the guard it returns, also
-//! if the caller goes away.
+//! chooses becomes a label. Each request is counted exactly once: by [`Metrics::begin`] and the guard it returns, also
+//! if the caller goes away, or by [`Metrics::refused_unread`].
 
 use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -33,6 +33,7 @@ pub struct Metrics {
     reloads: Family<FileLabels, Counter>,
     last_reload: Family<FileLabels, Gauge>,
     root_expiry: Family<NameLabels, Gauge>,
+    ca_expiry: Family<NameLabels, Gauge>,
     serving_expiry: Gauge,
     istiod: Istiod,
 }
@@ -46,6 +47,8 @@ struct Istiod {
     csr_parsing_errors: Rising,
     sign_errors: Family<ErrorLabels, Rising>,
     issued: Rising,
+    root_expiry: Gauge,
+    root_expiry_seconds: Gauge<f64, AtomicU64>,
 }
 
 type Rising = Gauge<u64, AtomicU64>;
@@ -109,6 +112,7 @@ impl Metrics {
             reloads: Family::default(),
             last_reload: Family::default(),
             root_expiry: Family::default(),
+            ca_expiry: Family::default(),
             serving_expiry: Gauge::default(),
             istiod: Istiod::register(registry),
         };
@@ -158,6 +162,11 @@ impl Metrics {
             "root_expiry_timestamp_seconds",
             "When the first root of a signer expires",
             self.root_expiry.clone(),
+        );
+        ours.register(
+            "ca_expiry_timestamp_seconds",
+            "When the CA of a signer, or one above it, expires: no certificate of that signer lives longer",
+            self.ca_expiry.clone(),
         );
         ours.register(
             "serving_certificate_expiry_timestamp_seconds",
@@ -219,11 +228,40 @@ impl Metrics {
         self.root_expiry.get_or_create(&labels).set(seconds(not_after));
     }
 
+    /// The CA of a signer, where it is known.
+    pub fn ca_expiry(&self, signer: &SignerName, not_after: SystemTime) {
+        let labels = NameLabels {
+            signer: signer.to_string(),
+        };
+        self.ca_expiry.get_or_create(&labels).set(seconds(not_after));
+    }
+
+    /// The first root of all signers to expire, and when it is now.
+    pub fn first_root_expiry(&self, not_after: SystemTime, now: SystemTime) {
+        self.istiod.root_expiry.set(seconds(not_after));
+        let left = match not_after.duration_since(now) {
+            Ok(left) => left.as_secs_f64(),
+            Err(past) => -past.duration().as_secs_f64(),
+        };
+        self.istiod.root_expiry_seconds.set(left);
+    }
+
     /// A signer is no longer in the policy.
     pub fn forget_signer(&self, signer: &SignerName) {
-        self.root_expiry.remove(&NameLabels {
+        let labels = NameLabels {
             signer: signer.to_string(),
-        });
+        };
+        self.root_expiry.remove(&labels);
+        self.ca_expiry.remove(&labels);
+    }
+
+    /// A request ended before it could be read: it has an outcome, and neither a duration nor a place in flight.
+    pub fn refused_unread(&self, refusal: &Refusal) {
+        let outcome = OutcomeLabels {
+            code: code_name(refusal.code()),
+            reason: refusal.reason(),
+        };
+        self.requests.get_or_create(&outcome).inc();
     }
 
     /// The serving certificate in effect.
@@ -262,6 +300,16 @@ impl Istiod {
             "As in istiod: certificates issued",
             istiod.issued.clone(),
         );
+        theirs.register(
+            "root_cert_expiry_timestamp",
+            "As in istiod: when the first root expires (of any signer)",
+            istiod.root_expiry.clone(),
+        );
+        theirs.register(
+            "root_cert_expiry_seconds",
+            "As in istiod: how long that is from now, below zero once it is past",
+            istiod.root_expiry_seconds.clone(),
+        );
         istiod
     }
 
@@ -275,7 +323,12 @@ impl Istiod {
                     error: refusal.reason(),
                 })
                 .inc(),
-            Refusal::Limit(_) | Refusal::Authz(_) | Refusal::Policy(_) | Refusal::ClientDeadline => 0,
+            Refusal::Message
+            | Refusal::SlowMessage
+            | Refusal::Limit(_)
+            | Refusal::Authz(_)
+            | Refusal::Policy(_)
+            | Refusal::ClientDeadline => 0,
         };
     }
 }

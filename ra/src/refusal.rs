@@ -19,6 +19,12 @@ use crate::signer::{SignerError, SignerName};
 /// Why a request is not served.
 #[derive(Debug, Error)]
 pub enum Refusal {
+    /// The bytes that came are no request.
+    #[error("the message is no IstioCertificateRequest, or was cut off")]
+    Message,
+    /// The bytes did not all come.
+    #[error("the message did not arrive in time")]
+    SlowMessage,
     /// Too much at once.
     #[error(transparent)]
     Limit(#[from] LimitError),
@@ -78,11 +84,13 @@ impl Refusal {
         match self {
             Self::Limit(_) => Code::ResourceExhausted,
             Self::Authn(_) | Self::Extras(ExtrasError::Impersonation) => Code::Unauthenticated,
-            Self::Extras(ExtrasError::SignerType | ExtrasError::SignerName(_)) | Self::Csr(_) => Code::InvalidArgument,
+            Self::Message | Self::Extras(ExtrasError::SignerType | ExtrasError::SignerName(_)) | Self::Csr(_) => {
+                Code::InvalidArgument
+            }
             Self::Authz(_) | Self::Policy(_) => Code::PermissionDenied,
             Self::NoSigner(_) => Code::Unavailable,
             Self::Signer(error) => error.code(),
-            Self::SignerDeadline(_) | Self::ClientDeadline => Code::DeadlineExceeded,
+            Self::SlowMessage | Self::SignerDeadline(_) | Self::ClientDeadline => Code::DeadlineExceeded,
             Self::Answer { .. } => Code::Internal,
         }
     }
@@ -90,6 +98,8 @@ impl Refusal {
     /// The word for metrics and logs.
     pub fn reason(&self) -> &'static str {
         match self {
+            Self::Message => "message",
+            Self::SlowMessage => "slow_message",
             Self::Limit(error) => error.reason(),
             Self::Authn(error) => error.reason(),
             Self::Extras(error) => error.reason(),

@@ -17,11 +17,13 @@
 mod authority;
 #[path = "ring_ra/ca.rs"]
 mod ca;
-#[path = "../src/authn/mint.rs"]
-mod mint;
+#[path = "ring_ra/clients.rs"]
+mod clients;
 #[path = "ring_ra/outcomes.rs"]
 mod outcomes;
 #[path = "ring_ra/reload.rs"]
 mod reload;
 #[path = "ring_ra/steps.rs"]
 mod steps;
+#[path = "ring_ra/tokens.rs"]
+mod tokens;

@@ -7,8 +7,6 @@
 
 mod claims;
 mod jwks;
-#[cfg(test)]
-mod mint;
 mod strict_json;
 mod token;
 

@@ -3,11 +3,13 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ensign_pki::Clock;
+use ensign_testkit::tokens::{self, AUDIENCE, Claims, ISSUER, TokenMint};
 use test_case::test_case;
 use tonic::metadata::MetadataValue;
 
-use super::mint::{Issuer, NOW, claims};
 use super::*;
+
+const NOW: u64 = 1_800_000_000;
 
 #[derive(Debug)]
 struct At(SystemTime);
@@ -18,22 +20,30 @@ impl Clock for At {
     }
 }
 
-fn keys_of(issuer: &Issuer) -> Jwks {
-    Jwks::parse(issuer.jwks().as_bytes()).unwrap()
+fn now() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(NOW)
 }
 
-fn authenticator(issuer: &Issuer) -> (Authenticator, watch::Sender<Arc<Jwks>>) {
+fn claims() -> Claims {
+    Claims::service_account_at(now(), "foo", "httpbin")
+}
+
+fn keys_of(issuer: &TokenMint) -> Jwks {
+    Jwks::parse(tokens::jwks(&[issuer]).as_bytes()).unwrap()
+}
+
+fn authenticator(issuer: &TokenMint) -> (Authenticator, watch::Sender<Arc<Jwks>>) {
     let config = AuthnConfig {
         jwks_file: PathBuf::new(),
         tokens: Expectations {
-            issuer: "https://kubernetes.default.svc".to_owned(),
-            audiences: vec!["istio-ca".to_owned()],
+            issuer: ISSUER.to_owned(),
+            audiences: vec![AUDIENCE.to_owned()],
             leeway: Duration::from_secs(10),
         },
         cluster_id: "Kubernetes".to_owned(),
     };
     let (sender, jwks) = watch::channel(Arc::new(keys_of(issuer)));
-    let clock = Arc::new(At(UNIX_EPOCH + Duration::from_secs(NOW)));
+    let clock = Arc::new(At(now()));
     (Authenticator::new(&config, jwks, clock), sender)
 }
 
@@ -46,8 +56,8 @@ fn metadata(pairs: &[(&'static str, &str)]) -> MetadataMap {
 }
 
 fn verdict(pairs: &[(&'static str, &str)]) -> Result<Caller, &'static str> {
-    let issuer = Issuer::new("a");
-    let token = issuer.token(&claims());
+    let issuer = TokenMint::es256("a");
+    let token = issuer.mint(&claims());
     let pairs: Vec<_> = pairs
         .iter()
         .map(|(name, value)| (*name, value.replace("TOKEN", &token)))
@@ -63,12 +73,15 @@ fn verdict(pairs: &[(&'static str, &str)]) -> Result<Caller, &'static str> {
 fn a_caller_is_all_that_its_token_says() {
     let caller = verdict(&[("authorization", "Bearer TOKEN")]).unwrap();
     assert_eq!((&*caller.namespace, &*caller.service_account), ("foo", "httpbin"));
-    assert_eq!(caller.pod.as_deref(), Some("httpbin-1"));
-    assert_eq!(caller.pod_uid.as_deref(), Some("2-3"));
-    assert_eq!(caller.node.as_deref(), Some("node-1"));
+    assert_eq!(caller.pod.as_deref(), Some("httpbin-0"));
+    assert_eq!(
+        caller.pod_uid.as_deref(),
+        claims().json()["kubernetes.io"]["pod"]["uid"].as_str()
+    );
+    assert_eq!(caller.node.as_deref(), Some("node-a"));
     assert_eq!(
         (&*caller.cluster, caller.token_id.as_deref()),
-        ("Kubernetes", Some("6a8f"))
+        ("Kubernetes", claims().json()["jti"].as_str())
     );
 }
 
@@ -97,9 +110,9 @@ fn who_is_let_in(pairs: &[(&'static str, &str)]) {
 
 #[test]
 fn new_keys_count_from_the_next_call() {
-    let (old, new) = (Issuer::new("a"), Issuer::new("b"));
+    let (old, new) = (TokenMint::es256("a"), TokenMint::es256("b"));
     let (authenticator, keys) = authenticator(&old);
-    let token = format!("Bearer {}", new.token(&claims()));
+    let token = format!("Bearer {}", new.mint(&claims()));
     let call = metadata(&[("authorization", &token)]);
     assert_eq!(
         authenticator.authenticate(&call).unwrap_err().reason(),

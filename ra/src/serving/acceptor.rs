@@ -34,7 +34,7 @@ pub struct TlsLimits {
     pub connections: usize,
     /// Handshakes at once.
     pub handshakes: usize,
-    /// How long one handshake may take.
+    /// How long one handshake may take, and after it the peer's first words.
     pub handshake_timeout: Duration,
 }
 
@@ -129,7 +129,7 @@ impl Acceptor {
                 Ok(Ok(stream)) => {
                     drop(turn);
                     // An error says that the server is gone; the connection goes with it.
-                    _ = ready.send(TlsConnection::new(stream, address, place)).await;
+                    _ = ready.send(TlsConnection::new(stream, address, place, limit)).await;
                 }
                 Ok(Err(error)) => tracing::debug!(peer = %address, %error, "handshake failed"),
                 Err(_) => tracing::debug!(peer = %address, ?limit, "handshake timed out"),

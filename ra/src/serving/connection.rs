@@ -1,19 +1,22 @@
 //! One accepted TLS connection, in the form that tonic takes.
 //!
 //! Owns the place that the connection takes among the bounded number of them: it is free again when this is dropped.
-//! What a request may know of its connection is [`Peer`].
+//! A peer that finishes its handshake and then does not open HTTP/2 loses the place after a bounded time; once it has,
+//! pings find out whether it is alive. What a request may know of its connection is [`Peer`].
 
 use std::{
     io,
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::OwnedSemaphorePermit,
+    time::{Sleep, sleep},
 };
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
@@ -23,6 +26,7 @@ use tonic::transport::server::Connected;
 pub struct TlsConnection {
     stream: TlsStream<TcpStream>,
     peer: Peer,
+    opening: Option<Opening>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -33,13 +37,40 @@ pub struct Peer {
     pub address: SocketAddr,
 }
 
+/// What is still missing of a peer's first words.
+#[derive(Debug)]
+struct Opening {
+    bytes: usize,
+    patience: Pin<Box<Sleep>>,
+}
+
 impl TlsConnection {
-    pub(super) fn new(stream: TlsStream<TcpStream>, address: SocketAddr, place: OwnedSemaphorePermit) -> Self {
+    pub(super) fn new(
+        stream: TlsStream<TcpStream>,
+        address: SocketAddr,
+        place: OwnedSemaphorePermit,
+        patience: Duration,
+    ) -> Self {
         Self {
             stream,
             peer: Peer { address },
+            opening: Some(Opening {
+                bytes: PREFACE,
+                patience: Box::pin(sleep(patience)),
+            }),
             _place: place,
         }
+    }
+
+    /// Counts what was read, and says when the time for the first words is over.
+    fn late(&mut self, read: usize, context: &mut Context<'_>) -> bool {
+        let Some(opening) = &mut self.opening else { return false };
+        opening.bytes = opening.bytes.saturating_sub(read);
+        if opening.bytes == 0 {
+            self.opening = None;
+            return false;
+        }
+        opening.patience.as_mut().poll(context).is_ready()
     }
 }
 
@@ -57,7 +88,12 @@ impl AsyncRead for TlsConnection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let outcome = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if self.late(buffer.filled().len() - before, context) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        outcome
     }
 }
 
@@ -86,3 +122,6 @@ impl AsyncWrite for TlsConnection {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
+
+/// The bytes with which every HTTP/2 client begins (RFC 9113, 3.4).
+const PREFACE: usize = 24;

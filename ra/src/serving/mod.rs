@@ -13,7 +13,12 @@ mod own_ca;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use ensign_daemon::watched_file::WatchError;
 use ensign_pki::{Certificate, CertificateError, KeyError, PrivateKey, TrustDomain, crypto};
@@ -29,6 +34,7 @@ use tokio::sync::watch;
 pub use self::{
     acceptor::{Acceptor, Incoming, TlsLimits},
     connection::{Peer, TlsConnection},
+    own_ca::refuse_overlap,
 };
 use crate::signer::{
     Host,
@@ -139,22 +145,27 @@ enum FaceError {
     Pair(#[from] rustls::Error),
 }
 
+// === impl ServingSource ===
+
+impl ServingSource {
+    /// The folder of the CA of its own, if it has one.
+    pub fn own_ca_dir(&self) -> Option<&Path> {
+        match self {
+            Self::Files { .. } => None,
+            Self::OwnCa { dir, .. } => Some(dir),
+        }
+    }
+}
+
 // === impl Serving ===
 
 impl Serving {
-    /// Loads or makes the certificate, and starts what keeps it fresh as tasks of `host`.
-    ///
-    /// `signer_dirs` are the names and folders of all signers, none of which may share the serving CA's folder.
-    pub async fn open(
-        source: ServingSource,
-        trust_domain: &TrustDomain,
-        signer_dirs: &[(String, PathBuf)],
-        host: &Host,
-    ) -> Result<Self, ServingError> {
+    /// Loads or makes the certificate, and starts what keeps it fresh as tasks of `host`. That no signer has the folder
+    /// of a CA of our own is checked before, with [`refuse_overlap`].
+    pub async fn open(source: ServingSource, trust_domain: &TrustDomain, host: &Host) -> Result<Self, ServingError> {
         let current = match source {
             ServingSource::Files { certificate, key } => files::open(certificate, key, host).await?,
             ServingSource::OwnCa { dir, names, root_file } => {
-                own_ca::refuse_overlap(&dir, signer_dirs)?;
                 own_ca::open(own_ca::OwnCa::new(dir, names, root_file)?, trust_domain, host).await?
             }
         };

@@ -58,7 +58,7 @@ struct Renewal {
 }
 
 /// Refuses a folder that a signer uses, contains, or is contained in.
-pub(super) fn refuse_overlap(dir: &Path, signer_dirs: &[(String, PathBuf)]) -> Result<(), ServingError> {
+pub fn refuse_overlap(dir: &Path, signer_dirs: &[(String, PathBuf)]) -> Result<(), ServingError> {
     let own = resolved(dir);
     for (signer, other) in signer_dirs {
         let theirs = resolved(other);
@@ -234,7 +234,10 @@ fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 /// An absolute path without `.`, `..` and links, as far as it exists.
-#[expect(clippy::disallowed_methods, reason = "a few look-ups at start-up")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a few look-ups, on the blocking thread that read the policy"
+)]
 fn resolved(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     for (depth, existing) in path.ancestors().enumerate() {

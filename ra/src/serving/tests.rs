@@ -1,6 +1,6 @@
 //! The listener over real connections: hot reload, bad peers, and a serving CA that keeps to itself.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ensign_daemon::watched_file::WatchMetrics;
 use ensign_pki::{SystemClock, crypto};
@@ -12,7 +12,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::timeout,
 };
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::*;
@@ -28,7 +28,7 @@ fn host() -> Host {
     }
 }
 
-fn own_ca(folder: &std::path::Path) -> ServingSource {
+fn own_ca(folder: &Path) -> ServingSource {
     ServingSource::OwnCa {
         dir: folder.join("serving"),
         names: vec![
@@ -41,13 +41,21 @@ fn own_ca(folder: &std::path::Path) -> ServingSource {
 }
 
 async fn open(source: ServingSource, host: &Host) -> Serving {
-    Serving::open(source, &"cluster.local".parse().unwrap(), &[], host)
+    Serving::open(source, &"cluster.local".parse().unwrap(), host)
         .await
         .unwrap()
 }
 
 /// Connects as an agent does, and returns the leaf that it was shown.
-async fn connect(address: std::net::SocketAddr, root_pem: &[u8], name: &'static str) -> anyhow::Result<Vec<u8>> {
+async fn connect(address: SocketAddr, root_pem: &[u8], name: &'static str) -> anyhow::Result<Vec<u8>> {
+    let mut stream = tls(address, root_pem, name).await?;
+    anyhow::ensure!(stream.get_ref().1.alpn_protocol() == Some(&b"h2"[..]));
+    let leaf = stream.get_ref().1.peer_certificates().unwrap_or_default()[0].to_vec();
+    stream.write_all(b"x").await?;
+    Ok(leaf)
+}
+
+async fn tls(address: SocketAddr, root_pem: &[u8], name: &'static str) -> anyhow::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     for root in CertificateDer::pem_slice_iter(root_pem) {
         roots.add(root?)?;
@@ -58,24 +66,21 @@ async fn connect(address: std::net::SocketAddr, root_pem: &[u8], name: &'static 
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     let stream = TcpStream::connect(address).await?;
-    let mut stream = TlsConnector::from(Arc::new(config))
+    let stream = TlsConnector::from(Arc::new(config))
         .connect(ServerName::try_from(name)?, stream)
         .await?;
-    anyhow::ensure!(stream.get_ref().1.alpn_protocol() == Some(&b"h2"[..]));
-    let leaf = stream.get_ref().1.peer_certificates().unwrap_or_default()[0].to_vec();
-    stream.write_all(b"x").await?;
-    Ok(leaf)
+    Ok(stream)
 }
 
-/// A listener whose connections are each read once.
-async fn listen(serving: &Serving, limits: TlsLimits, host: &Host) -> std::net::SocketAddr {
+/// A listener whose connections are each read to their end, one after the other.
+async fn listen(serving: &Serving, limits: TlsLimits, host: &Host) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (acceptor, mut incoming) = Acceptor::new(listener, serving.server_config().unwrap(), limits);
     host.tasks.spawn(acceptor.run(host.stop.clone()));
     host.tasks.spawn(async move {
         while let Some(connection) = incoming.next().await {
-            _ = connection.unwrap().read_u8().await;
+            _ = connection.unwrap().read_to_end(&mut Vec::new()).await;
         }
     });
     address
@@ -159,6 +164,28 @@ async fn silent_and_bad_peers_hold_up_nobody() {
 }
 
 #[tokio::test]
+async fn a_peer_that_says_too_little_after_its_handshake_gives_its_place_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let host = host();
+    let serving = open(own_ca(folder.path()), &host).await;
+    let limits = TlsLimits {
+        connections: 1,
+        handshakes: 1,
+        handshake_timeout: Duration::from_secs(2),
+    };
+    let address = listen(&serving, limits, &host).await;
+    let root = std::fs::read(folder.path().join("ra-root.pem")).unwrap();
+    let mut silent = tls(address, &root, "localhost").await.unwrap();
+    silent.write_all(b"PRI * HTTP/2.0").await.unwrap();
+    timeout(PATIENCE, connect(address, &root, "localhost"))
+        .await
+        .unwrap()
+        .unwrap();
+    drop(silent);
+    finish(host).await;
+}
+
+#[tokio::test]
 async fn a_signers_folder_is_refused_also_through_a_link() {
     let folder = tempfile::tempdir().unwrap();
     let signer = folder.path().join("foo");
@@ -171,8 +198,8 @@ async fn a_signers_folder_is_refused_also_through_a_link() {
         folder.path().to_owned(),
         folder.path().join("link/x"),
     ] {
-        let error = own_ca::refuse_overlap(&dir, &dirs).unwrap_err();
+        let error = refuse_overlap(&dir, &dirs).unwrap_err();
         assert!(matches!(error, ServingError::Overlap { .. }), "{error}");
     }
-    own_ca::refuse_overlap(&folder.path().join("foobar"), &dirs).unwrap();
+    refuse_overlap(&folder.path().join("foobar"), &dirs).unwrap();
 }

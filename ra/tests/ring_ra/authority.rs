@@ -16,11 +16,12 @@ use ensign_ra::desk::OpenSigners;
 use ensign_ra::policy::Policy;
 use ensign_ra::signer::{Issuance, IssuedChain, Running, Signer, SignerError, Signers};
 use ensign_ra::trust::{Roots, Trust};
+use ensign_testkit::tokens::{self, Claims, ISSUER, TokenMint};
 use futures::future::BoxFuture;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -29,7 +30,6 @@ use tonic::{Request, Status};
 use tower::service_fn;
 
 use crate::ca::{Ca, Leaf};
-use crate::mint::{self, Issuer};
 
 type Answer = BoxFuture<'static, Result<IssuedChain, SignerError>>;
 
@@ -39,7 +39,7 @@ pub(crate) type Script = dyn Fn(Issuance) -> Answer + Send + Sync;
 pub(crate) const POLICY: &str = r"
 apiVersion: ensign.mesh/v1
 trustDomain: cluster.local
-keyTypes: [P-256]
+keyTypes: [P-256, RSA-2048]
 signers:
 - name: foo
   local: {dir: /nowhere/foo}
@@ -56,7 +56,7 @@ rules:
 pub(crate) struct Authority {
     pub(crate) folder: TempDir,
     pub(crate) addresses: BTreeMap<&'static str, SocketAddr>,
-    pub(crate) tokens: Issuer,
+    pub(crate) tokens: TokenMint,
     pub(crate) stop: CancellationToken,
     pub(crate) running: JoinHandle<anyhow::Result<()>>,
     signer: Arc<Scripted>,
@@ -79,8 +79,19 @@ pub(crate) struct Ask {
 impl Authority {
     /// One whose signer answers rightly, under a new root.
     pub(crate) async fn start(more: &[&str]) -> (Self, Arc<Ca>) {
+        let tokens = TokenMint::es256("a");
+        let keys = tokens::jwks(&[&tokens]);
+        Self::start_answering(tokens, &keys, more).await
+    }
+
+    /// As [`Authority::start`], with this key set instead of one for its own tokens.
+    pub(crate) async fn start_with_keys(jwks: &str) -> (Self, Arc<Ca>) {
+        Self::start_answering(TokenMint::es256("a"), jwks, &[]).await
+    }
+
+    async fn start_answering(tokens: TokenMint, jwks: &str, more: &[&str]) -> (Self, Arc<Ca>) {
         let ca = Arc::new(Ca::root("root"));
-        let authority = Self::start_under(&ca.pem(), more).await;
+        let authority = Self::start_whole(tokens, jwks, &ca.pem(), more).await;
         let signs = Arc::clone(&ca);
         authority.script(move |issuance| {
             let chain = signs.sign(&Leaf::of(issuance.csr.spki_der(), issuance.id.as_str()));
@@ -90,11 +101,16 @@ impl Authority {
     }
 
     pub(crate) async fn start_under(roots: &str, more: &[&str]) -> Self {
+        let tokens = TokenMint::es256("a");
+        let keys = tokens::jwks(&[&tokens]);
+        Self::start_whole(tokens, &keys, roots, more).await
+    }
+
+    async fn start_whole(tokens: TokenMint, jwks: &str, roots: &str, more: &[&str]) -> Self {
         logs();
         crypto::install_default();
         let folder = tempfile::tempdir().unwrap();
-        let tokens = Issuer::new("a");
-        std::fs::write(folder.path().join("jwks.json"), tokens.jwks()).unwrap();
+        std::fs::write(folder.path().join("jwks.json"), jwks).unwrap();
         std::fs::write(folder.path().join("policy.yaml"), POLICY).unwrap();
         let signer = Arc::new(Scripted {
             script: Mutex::new(Arc::new(|_| panic!("no script"))),
@@ -139,16 +155,19 @@ impl Authority {
         }
     }
 
-    pub(crate) fn token(&self) -> String {
-        self.token_with(|_| {})
+    /// As [`Authority::ask`], with another token.
+    pub(crate) fn ask_with(&self, token: &str) -> Ask {
+        let mut ask = self.ask();
+        ask.headers = vec![("authorization", format!("Bearer {token}"))];
+        ask
     }
 
-    pub(crate) fn token_with(&self, change: impl FnOnce(&mut Value)) -> String {
-        let mut claims = mint::claims();
-        claims["nbf"] = json!(0);
-        claims["exp"] = json!(4_102_444_800_u64);
-        change(&mut claims);
-        self.tokens.token(&claims)
+    pub(crate) fn token(&self) -> String {
+        self.token_with(|claims| claims)
+    }
+
+    pub(crate) fn token_with(&self, change: impl FnOnce(Claims) -> Claims) -> String {
+        self.tokens.mint(&change(Claims::service_account("foo", "httpbin")))
     }
 
     pub(crate) async fn send(&self, ask: Ask) -> Result<Vec<String>, Status> {
@@ -159,11 +178,16 @@ impl Authority {
     }
 
     pub(crate) async fn channel(&self) -> Channel {
+        self.channel_with(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .await
+    }
+
+    pub(crate) async fn channel_with(&self, versions: &[&'static rustls::SupportedProtocolVersion]) -> Channel {
         let root = CertificateDer::from_pem_file(self.folder.path().join("serving-root.pem")).unwrap();
         let mut roots = rustls::RootCertStore::empty();
         roots.add(root).unwrap();
         let mut tls = rustls::ClientConfig::builder_with_provider(crypto::provider())
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
@@ -275,7 +299,7 @@ fn config(folder: &TempDir, more: &[&str]) -> Config {
         "ensign-ra".to_owned(),
         format!("--policy-file={}", path("policy.yaml")),
         format!("--jwks-file={}", path("jwks.json")),
-        "--token-issuer=https://kubernetes.default.svc".to_owned(),
+        format!("--token-issuer={ISSUER}"),
         format!("--serving-ca-dir={}", path("serving")),
         format!("--serving-root-file={}", path("serving-root.pem")),
         "--grpc-addr=127.0.0.1:0".to_owned(),

@@ -74,8 +74,8 @@ async fn the_signer_gets_the_canonical_request() {
     let issuance = was_seen.try_recv().unwrap();
     assert_eq!(issuance.csr.to_pem().trim(), csr.trim());
     assert_eq!(issuance.ttl, Duration::from_hours(2160));
-    assert_eq!(issuance.originator.node.as_deref(), Some("node-1"));
-    assert_eq!(issuance.originator.pod.unwrap().uid, "2-3");
+    assert_eq!(issuance.originator.node.as_deref(), Some("node-a"));
+    assert_eq!(issuance.originator.pod.unwrap().name, "httpbin-0");
     authority.stop().await;
 }
 

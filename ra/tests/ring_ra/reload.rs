@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use ensign_testkit::tokens::{self, TokenMint};
 use tonic::Code;
 
-use crate::authority::{Authority, POLICY, log_of};
-use crate::mint::Issuer;
+use crate::authority::{Authority, POLICY, all_logs, log_of};
 
 /// Waits for an event outside of this process's control: notification of a changed file.
 async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
@@ -63,8 +63,8 @@ async fn new_keys_of_the_issuer_count_and_bad_ones_do_not() {
     .await;
     authority.send(authority.ask()).await.unwrap();
 
-    let next = Issuer::new("b");
-    std::fs::write(&jwks, next.jwks()).unwrap();
+    let next = TokenMint::es256("b");
+    std::fs::write(&jwks, tokens::jwks(&[&next])).unwrap();
     until("the old key is gone", || async {
         authority.send(authority.ask()).await.is_err()
     })
@@ -94,10 +94,32 @@ async fn metrics_count_what_happened() {
         "ensign_ra_reloads_total{file=\"policy\"} 1",
         "ensign_ra_root_expiry_timestamp_seconds{signer=\"foo\"}",
         "ensign_ra_serving_certificate_expiry_timestamp_seconds ",
+        "citadel_server_root_cert_expiry_timestamp ",
+        "citadel_server_root_cert_expiry_seconds 2",
         "citadel_server_csr_count 2",
         "citadel_server_success_cert_issuance_count 1",
     ] {
         assert!(metrics.contains(line), "{metrics} lacks {line}");
     }
+    authority.stop().await;
+}
+
+#[tokio::test]
+async fn a_policy_with_a_signer_in_the_folder_of_the_serving_ca_is_refused_whole() {
+    let (authority, _ca) = Authority::start(&[]).await;
+    let inside = authority.folder.path().join("serving/foo").display().to_string();
+    let text = POLICY
+        .replace("/nowhere/foo", &inside)
+        .replace("serviceAccounts: [httpbin]", "serviceAccounts: [other]");
+    std::fs::write(authority.folder.path().join("policy.yaml"), text).unwrap();
+    until("the policy is refused", || async {
+        authority
+            .http("metrics", "/metrics")
+            .await
+            .contains("file_loaded{file=\"policy\"} 0")
+    })
+    .await;
+    authority.send(authority.ask()).await.unwrap();
+    assert!(all_logs().contains(&format!("overlaps {inside}")));
     authority.stop().await;
 }

@@ -1,10 +1,12 @@
 //! The steps before the signer: each refuses with its code, and the log says why.
 
+use ensign_proto::istio::v1::auth::IstioCertificateResponse;
 use ensign_proto::istio::v1::auth::istio_certificate_service_client::IstioCertificateServiceClient;
+use ensign_testkit::tokens::Claims;
 use futures::future;
 use serde_json::json;
 use tokio::sync::oneshot;
-use tonic::Code;
+use tonic::{Code, Request};
 
 use crate::authority::{Ask, Authority, log_of};
 
@@ -33,13 +35,16 @@ fn cases() -> Vec<Case> {
         case(|_, ask| bearer(ask, "abc"), Unauthenticated, "token_form"),
         case(
             |authority, ask| {
-                bearer(ask, &authority.token_with(|claims| claims["aud"] = json!(["vault"])));
+                bearer(
+                    ask,
+                    &authority.token_with(|claims| claims.with("/aud", json!(["vault"]))),
+                );
             },
             Unauthenticated,
             "token_audience",
         ),
         case(
-            |authority, ask| bearer(ask, &authority.token_with(|claims| claims["exp"] = json!(1))),
+            |authority, ask| bearer(ask, &authority.token_with(|claims| claims.with("/exp", 1))),
             Unauthenticated,
             "token_expired",
         ),
@@ -76,11 +81,7 @@ fn cases() -> Vec<Case> {
         case(
             |authority, ask| {
                 *ask = authority.ask_for("spiffe://cluster.local/ns/bar/sa/sleep");
-                let token = authority.token_with(|claims| {
-                    claims["sub"] = json!("system:serviceaccount:bar:sleep");
-                    claims["kubernetes.io"]["namespace"] = json!("bar");
-                    claims["kubernetes.io"]["serviceaccount"]["name"] = json!("sleep");
-                });
+                let token = authority.tokens.mint(&Claims::service_account("bar", "sleep"));
                 bearer(ask, &token);
             },
             PermissionDenied,
@@ -127,6 +128,29 @@ async fn a_request_that_is_too_large_is_told_so() {
     let status = client.create_certificate(ask.into_request()).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
     assert!(!status.message().contains("4096"), "{}", status.message());
+    let metrics = authority.http("metrics", "/metrics").await;
+    let counted = "ensign_ra_requests_total{code=\"resource_exhausted\",reason=\"message_size\"} 1";
+    assert!(metrics.contains(counted), "{metrics}");
+    authority.stop().await;
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_request_are_told_so() {
+    let (authority, _ca) = Authority::start(&[]).await;
+    let mut client = tonic::client::Grpc::new(authority.channel().await);
+    client.ready().await.unwrap();
+    // Its first field is a number; that of a request is a text.
+    let message = prost_types::Duration { seconds: 1, nanos: 0 };
+    let path = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
+        .parse()
+        .unwrap();
+    let codec = tonic_prost::ProstCodec::<_, IstioCertificateResponse>::default();
+    let status = client.unary(Request::new(message), path, codec).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    assert_eq!(status.message(), ensign_ra::refusal::text(Code::InvalidArgument));
+    let metrics = authority.http("metrics", "/metrics").await;
+    let counted = "ensign_ra_requests_total{code=\"invalid_argument\",reason=\"message\"} 1";
+    assert!(metrics.contains(counted), "{metrics}");
     authority.stop().await;
 }
 

@@ -1,13 +1,17 @@
 //! Which tokens are believed.
 
+use ensign_testkit::tokens::{self, Claims, TokenMint};
 use serde_json::{Value, json};
 use test_case::test_case;
 
-use super::super::mint::{Issuer, claims};
 use super::*;
 
-fn keys_of(issuer: &Issuer) -> Jwks {
-    Jwks::parse(issuer.jwks().as_bytes()).unwrap()
+fn claims() -> Claims {
+    Claims::service_account("foo", "httpbin")
+}
+
+fn keys_of(issuer: &TokenMint) -> Jwks {
+    Jwks::parse(tokens::jwks(&[issuer]).as_bytes()).unwrap()
 }
 
 fn reason(token: &str, jwks: &Jwks) -> &'static str {
@@ -16,15 +20,16 @@ fn reason(token: &str, jwks: &Jwks) -> &'static str {
 
 #[test]
 fn a_token_of_the_issuer_is_believed() {
-    let issuer = Issuer::new("a");
-    let payload = verify(&issuer.token(&claims()), &keys_of(&issuer)).unwrap();
-    assert_eq!(serde_json::from_slice::<Value>(&payload).unwrap(), claims());
+    let issuer = TokenMint::es256("a");
+    let claims = claims();
+    let payload = verify(&issuer.mint(&claims), &keys_of(&issuer)).unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&payload).unwrap(), *claims.json());
 }
 
 #[test]
 fn a_token_of_another_key_of_that_name_is_not() {
-    let (issuer, other) = (Issuer::new("a"), Issuer::new("a"));
-    assert_eq!(reason(&other.token(&claims()), &keys_of(&issuer)), "token_signature");
+    let (issuer, other) = (TokenMint::es256("a"), TokenMint::es256("a"));
+    assert_eq!(reason(&other.mint(&claims()), &keys_of(&issuer)), "token_signature");
 }
 
 #[test_case(json!({"alg": "ES256", "kid": "b"}), "token_kid_unknown"; "an unknown key")]
@@ -40,23 +45,23 @@ fn a_token_of_another_key_of_that_name_is_not() {
 #[test_case(json!({"alg": 1, "kid": "a"}), "token_form"; "an alg that is no text")]
 #[test_case(json!([]), "token_form"; "a header that is a list")]
 fn a_header_says_what_it_must(header: Value, expected: &str) {
-    let issuer = Issuer::new("a");
-    let token = issuer.sign(&header.to_string(), &claims().to_string());
+    let issuer = TokenMint::es256("a");
+    let token = issuer.mint_with_header(&header, &claims());
     assert_eq!(reason(&token, &keys_of(&issuer)), expected);
 }
 
 #[test]
 fn duplicate_members_of_a_header_are_refused() {
-    let issuer = Issuer::new("a");
+    let issuer = TokenMint::es256("a");
     let token = issuer.sign(r#"{"alg":"ES256","kid":"a","kid":"a"}"#, "{}");
     assert_eq!(reason(&token, &keys_of(&issuer)), "token_form");
 }
 
 #[test]
 fn a_changed_part_is_noticed() {
-    let issuer = Issuer::new("a");
+    let issuer = TokenMint::es256("a");
     let jwks = keys_of(&issuer);
-    let token = issuer.token(&claims());
+    let token = issuer.mint(&claims());
     let parts: Vec<&str> = token.split('.').collect();
     let other = URL_SAFE_NO_PAD.encode(json!({"sub": "system:serviceaccount:foo:admin"}).to_string());
     assert_eq!(
@@ -73,8 +78,8 @@ fn a_changed_part_is_noticed() {
 
 #[test]
 fn no_error_holds_the_token() {
-    let (issuer, other) = (Issuer::new("a"), Issuer::new("a"));
-    let token = other.token(&claims());
+    let (issuer, other) = (TokenMint::es256("a"), TokenMint::es256("a"));
+    let token = other.mint(&claims());
     let error = verify(&token, &keys_of(&issuer)).unwrap_err();
     for part in token.split('.') {
         assert!(!format!("{error} {error:?}").contains(part));
