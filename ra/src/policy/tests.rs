@@ -131,11 +131,39 @@ fn an_empty_rule_list_is_a_policy_that_refuses_all() {
 #[test_case("selfSigned: true", "selfSinged: true", "selfSinged"; "an unknown field deep inside")]
 #[test_case("namespace: foo", "namespace: [foo]", "cannot be read"; "a wrong type")]
 #[test_case("backdate: 2m", "backdate: 2m\nbackdate: 3m", "cannot be read"; "a duplicate key")]
+#[test_case("backdate: 2m", "backdate: 2m\n---\nrules: []", "cannot be read"; "two documents")]
+#[test_case("namespace: foo", "namespace:", "policy"; "a namespace that is nothing")]
+#[test_case("namespace: foo", "namespace: Foo", "neither a Kubernetes name"; "a namespace that cannot be")]
+#[test_case("namespace: foo", "namespace: '* '", "neither a Kubernetes name"; "a wildcard and a blank")]
+#[test_case("signers: [foo, bar]", "signers: ['*']", "\"*\", which is not defined"; "a wildcard for signers")]
+#[test_case("  default: foo", "  default: ''", "is not among its signers"; "an empty default")]
+#[test_case("ttl: {max: 1h}", "ttl: {max: 1h, default: 2h}", "signer \"foo\": ttl.default"; "a default above the signer's cap")]
+#[test_case("ttl: {max: 1h}", "ttl: {max: 5m}", "signer \"foo\": ttl.min"; "a signer's cap below the common floor")]
+#[test_case("ttl: {max: 1h}", "ttl: {max: 2562048h}", "ttl.max"; "a duration that no clock can hold")]
 fn a_mistake_is_named_with_its_place(from: &str, to: &str, expected: &str) {
     assert!(FILE.contains(from));
     let error = Policy::parse(&FILE.replacen(from, to, 1)).unwrap_err().to_string();
     assert!(error.contains(expected), "{error:?} lacks {expected:?}");
     assert!(!error.contains('\n'), "{error:?} is more than one line");
+}
+
+#[test]
+fn without_a_signer_there_is_no_policy() {
+    let start = FILE.find("signers:").unwrap();
+    let error = Policy::parse(&format!("{}signers: []\nrules: []\n", &FILE[..start])).unwrap_err();
+    assert!(error.to_string().contains("signers is empty"), "{error}");
+}
+
+#[test]
+fn the_order_of_the_rules_decides_also_behind_wildcards() {
+    let (head, rules) = FILE.split_at(FILE.find("rules:").unwrap());
+    let (first, last) = rules.split_at(rules.find("- namespace: \"*\"").unwrap());
+    let turned = format!("{head}rules:\n{last}{}", first.trim_start_matches("rules:\n"));
+    let granted = |text: &str| {
+        let policy = Policy::parse(text).unwrap();
+        policy.grant(wish("foo", "gateway", None)).unwrap().signer.to_string()
+    };
+    assert_eq!((&*granted(FILE), &*granted(&turned)), ("foo", "bar"));
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! The TLS listener: from a bound socket to a stream of finished handshakes.
 //!
 //! Promises that a bad or silent peer costs one bounded handshake and nothing else; that the number of connections and
-//! of handshakes at once is bounded, later ones waiting in the kernel's queue; and that running out of descriptors
-//! slows the loop down instead of ending it. The loop ends by its token only; connections handed over live on.
+//! of handshakes at once is bounded, later ones waiting in the kernel's queue; that no address can take all handshakes,
+//! and so keep everybody else out by being slow; and that running out of descriptors slows the loop down instead of
+//! ending it. The loop ends by its token only; connections handed over live on.
 
 use std::{
+    collections::HashMap,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -14,6 +16,7 @@ use std::{
 };
 
 use futures::Stream;
+use parking_lot::Mutex;
 use rustls::ServerConfig;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -34,8 +37,20 @@ pub struct TlsLimits {
     pub connections: usize,
     /// Handshakes at once.
     pub handshakes: usize,
+    /// Handshakes at once from one address; one more is closed.
+    pub handshakes_per_peer: usize,
     /// How long one handshake may take, and after it the peer's first words.
     pub handshake_timeout: Duration,
+}
+
+/// Handshakes under way, by address.
+#[derive(Clone, Debug, Default)]
+struct Peers(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// One handshake of a peer; dropping it ends it.
+struct OfPeer {
+    peers: Peers,
+    address: IpAddr,
 }
 
 /// Accepts connections. Run it under the supervisor.
@@ -59,6 +74,7 @@ impl Default for TlsLimits {
         Self {
             connections: 10_000,
             handshakes: 256,
+            handshakes_per_peer: 64,
             handshake_timeout: Duration::from_secs(10),
         }
     }
@@ -86,6 +102,7 @@ impl Acceptor {
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let places = Arc::new(Semaphore::new(self.limits.connections));
         let handshakes = Arc::new(Semaphore::new(self.limits.handshakes));
+        let peers = Peers::default();
         let mut tasks = JoinSet::new();
         let mut backoff = BACKOFF_FIRST;
         loop {
@@ -101,7 +118,10 @@ impl Acceptor {
                 Some((place, turn, accepted)) = next => match accepted {
                     Ok((stream, address)) => {
                         backoff = BACKOFF_FIRST;
-                        tasks.spawn(self.handshake(stream, address, place, turn));
+                        match peers.begin(address.ip(), self.limits.handshakes_per_peer) {
+                            Some(of_peer) => _ = tasks.spawn(self.handshake(stream, address, place, (turn, of_peer))),
+                            None => tracing::debug!(peer = %address, "closed: too many handshakes of this address"),
+                        }
                     }
                     Err(error) if of_one_connection(&error) => {}
                     Err(error) => {
@@ -120,7 +140,7 @@ impl Acceptor {
         stream: TcpStream,
         address: SocketAddr,
         place: OwnedSemaphorePermit,
-        turn: OwnedSemaphorePermit,
+        turn: (OwnedSemaphorePermit, OfPeer),
     ) -> impl Future<Output = ()> + Send + 'static {
         let (tls, limit, ready) = (Arc::clone(&self.tls), self.limits.handshake_timeout, self.ready.clone());
         async move {
@@ -133,6 +153,38 @@ impl Acceptor {
                 }
                 Ok(Err(error)) => tracing::debug!(peer = %address, %error, "handshake failed"),
                 Err(_) => tracing::debug!(peer = %address, ?limit, "handshake timed out"),
+            }
+        }
+    }
+}
+
+// === impl Peers ===
+
+impl Peers {
+    fn begin(&self, address: IpAddr, most: usize) -> Option<OfPeer> {
+        let address = address.to_canonical();
+        let mut counts = self.0.lock();
+        let count = counts.entry(address).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        drop(counts);
+        Some(OfPeer {
+            peers: self.clone(),
+            address,
+        })
+    }
+}
+
+impl Drop for OfPeer {
+    fn drop(&mut self) {
+        let mut counts = self.peers.0.lock();
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count -= 1;
+            // Only addresses with handshakes under way are remembered.
+            if *count == 0 {
+                counts.remove(&self.address);
             }
         }
     }

@@ -9,7 +9,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -142,6 +142,7 @@ async fn silent_and_bad_peers_hold_up_nobody() {
     let limits = TlsLimits {
         connections: 8,
         handshakes: 2,
+        handshakes_per_peer: 2,
         handshake_timeout: Duration::from_millis(200),
     };
     let address = listen(&serving, limits, &host).await;
@@ -164,6 +165,43 @@ async fn silent_and_bad_peers_hold_up_nobody() {
 }
 
 #[tokio::test]
+async fn one_address_that_is_slow_keeps_no_other_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let host = host();
+    let serving = open(own_ca(folder.path()), &host).await;
+    let limits = TlsLimits {
+        connections: 8,
+        handshakes: 4,
+        handshakes_per_peer: 3,
+        handshake_timeout: PATIENCE,
+    };
+    let address = listen(&serving, limits, &host).await;
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(from([127, 0, 0, 2], address).await);
+    }
+    // Beyond its share: closed at once, not left to wait.
+    for _ in 0..8 {
+        let mut more = from([127, 0, 0, 2], address).await;
+        let end = timeout(PATIENCE, more.read_to_end(&mut Vec::new())).await.unwrap();
+        assert!(end.is_err() || end.is_ok_and(|read| read == 0));
+    }
+    let root = std::fs::read(folder.path().join("ra-root.pem")).unwrap();
+    timeout(PATIENCE, connect(address, &root, "localhost"))
+        .await
+        .unwrap()
+        .unwrap();
+    drop(silent);
+    finish(host).await;
+}
+
+async fn from(source: [u8; 4], address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((source, 0).into()).unwrap();
+    socket.connect(address).await.unwrap()
+}
+
+#[tokio::test]
 async fn a_peer_that_says_too_little_after_its_handshake_gives_its_place_back() {
     let folder = tempfile::tempdir().unwrap();
     let host = host();
@@ -171,6 +209,7 @@ async fn a_peer_that_says_too_little_after_its_handshake_gives_its_place_back() 
     let limits = TlsLimits {
         connections: 1,
         handshakes: 1,
+        handshakes_per_peer: 1,
         handshake_timeout: Duration::from_secs(2),
     };
     let address = listen(&serving, limits, &host).await;
