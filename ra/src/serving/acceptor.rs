@@ -118,9 +118,10 @@ impl Acceptor {
                 Some((place, turn, accepted)) = next => match accepted {
                     Ok((stream, address)) => {
                         backoff = BACKOFF_FIRST;
-                        match peers.begin(address.ip(), self.limits.handshakes_per_peer) {
-                            Some(of_peer) => _ = tasks.spawn(self.handshake(stream, address, place, (turn, of_peer))),
-                            None => tracing::debug!(peer = %address, "closed: too many handshakes of this address"),
+                        if let Some(of_peer) = peers.begin(address.ip(), self.limits.handshakes_per_peer) {
+                            tasks.spawn(self.handshake(stream, address, place, (turn, of_peer)));
+                        } else {
+                            tracing::debug!(peer = %address, "closed: too many handshakes of this address");
                         }
                     }
                     Err(error) if of_one_connection(&error) => {}
