@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 
+use super::authority::AnyAuthority;
 use super::config::Config;
 use super::delta::Delta;
 use super::fetch::Fetch;
@@ -120,7 +121,7 @@ impl Connection {
     /// Returns why it ended, for the log.
     async fn run(self: &Arc<Self>, stream: UnixStream) -> String {
         let config = &self.socket.config;
-        let io = PatientIo::new(TokioIo::new(stream), config.write_timeout);
+        let io = PatientIo::new(TokioIo::new(AnyAuthority::new(stream)), config.write_timeout);
         let service = service_fn(|request| {
             let response = Ok::<_, Infallible>(self.answer(request));
             future::ready(response)

@@ -12,6 +12,7 @@ mod metrics;
 mod server;
 mod socket_file;
 
+mod authority;
 mod connection;
 mod patient_io;
 mod roots;
