@@ -28,6 +28,9 @@ pub(super) fn for_reason(reason: &str) -> &'static str {
         "expired" | "not_yet_valid" | "root_not_valid" => {
             "A certificate of the reply is not valid now: compare the clocks of node and signer, and the CA's own expiry."
         }
+        "refused_by_envoy" => {
+            "Envoy refused what was issued and keeps the one before: see its own log, and the signer's profile."
+        }
         "key" | "csr" => "The agent could not make a key or request of this kind: see its log.",
         _ => "See the message and the agent's log; the agent keeps asking.",
     }

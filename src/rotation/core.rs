@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::bundles::{self, Bundles, Scope};
-use super::entry::{Entry, EntryKey, InFlight, Need, Now, Rank, Renewal, Stage};
+use super::entry::{Entry, EntryKey, InFlight, Need, Now, Rank, Renewal, SLOT_TIME, Stage};
 use super::issue::{IssueError, Issued, Job, Outcome};
 use super::queue::Queue;
 use super::snapshot::LastError;
@@ -23,8 +23,6 @@ use super::{
 };
 use crate::csr_client::{RequestId, SignerName};
 
-/// How long a request holds its slot. An authority that answers at all answers faster.
-const SLOT_TIME: Duration = Duration::from_secs(5);
 /// How long a request is resumed with the same key and CSR; afterwards it begins anew. The authority keeps what it
 /// started for a cancelled request about as long.
 const RESUME_WINDOW: Duration = Duration::from_mins(5);
@@ -218,6 +216,14 @@ impl Core {
         }
     }
 
+    /// A client refused this version of the entry's certificate.
+    pub(super) fn refused(&mut self, key: &EntryKey, generation: u64, version: &str, why: &str, now: Now) {
+        let draw = self.random.f64();
+        if let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.generation == generation) {
+            entry.refuse(version, why, draw, now);
+        }
+    }
+
     /// Pins a signer's bundle.
     pub(super) fn pin(&mut self, signer: Option<&SignerName>, bundle: &Bundle, now: Now) {
         self.bundles.pin(signer.cloned(), bundle.clone());
@@ -375,6 +381,7 @@ impl Core {
         entry.failures = 0;
         entry.last_error = None;
         entry.attempt = None;
+        entry.replaced();
         entry.stage = Stage::Served {
             secret: Arc::new(secret),
             validity,
@@ -395,7 +402,7 @@ impl Core {
         };
         entry.failures = entry.failures.saturating_add(1);
         // Once it expired there is nothing left to be in time for.
-        let left = entry.left(now).filter(|left| !left.is_zero());
+        let left = entry.least_left(now).filter(|left| !left.is_zero());
         let wait = backoff::wait(error.retry(), entry.failures, left, draw);
         entry.quiet_until = Some(now.mono + wait);
         let message = ensign_daemon::logging::chain(error);
@@ -468,7 +475,7 @@ impl Core {
     }
 
     pub(super) fn outage_budget(&self, now: Now) -> Option<Duration> {
-        self.entries.values().filter_map(|entry| entry.left(now)).min()
+        self.entries.values().filter_map(|entry| entry.least_left(now)).min()
     }
 
     pub(super) fn counters(&self, now: Now) -> Counters {
@@ -483,13 +490,5 @@ impl Core {
             queued,
             ..self.counters.clone()
         }
-    }
-}
-
-impl InFlight {
-    /// For how long the request still holds its slot; none once it gave it back.
-    fn slot_left(&self, now: Now) -> Option<Duration> {
-        let left = (self.since + SLOT_TIME).saturating_duration_since(now.mono);
-        (!left.is_zero()).then_some(left)
     }
 }

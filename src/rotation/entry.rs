@@ -16,6 +16,7 @@ use tokio_util::sync::DropGuard;
 
 use super::bundles::Scope;
 use super::issue::Attempt;
+use super::refusal::{self, Refusal};
 use super::snapshot::{EntrySnapshot, LastError, Phase};
 use super::version::{Claim, Versions};
 use super::{BundleSecret, CertificateSecret, EntryState, Held, Workload, WorkloadUid};
@@ -23,6 +24,9 @@ use crate::csr_client::{SignerName, TokenSource};
 
 /// Less than this share of its life left, and a certificate's renewal overtakes routine ones.
 const NEAR_EXPIRY: f64 = 0.1;
+
+/// How long a request holds its slot. An authority that answers at all answers faster.
+pub(super) const SLOT_TIME: Duration = Duration::from_secs(5);
 
 /// How many certificates back a root is still kept.
 const RECENT: usize = 3;
@@ -44,7 +48,7 @@ pub(super) struct Now {
 
 impl Now {
     /// How long until this wall time; zero once it passed.
-    fn until(self, wall: SystemTime) -> Duration {
+    pub(super) fn until(self, wall: SystemTime) -> Duration {
         wall.duration_since(self.wall).unwrap_or_default()
     }
 }
@@ -127,6 +131,14 @@ pub(super) struct InFlight {
     pub(super) _cancel: DropGuard,
 }
 
+impl InFlight {
+    /// For how long the request still holds its slot; none once it gave it back.
+    pub(super) fn slot_left(&self, now: Now) -> Option<Duration> {
+        let left = (self.since + SLOT_TIME).saturating_duration_since(now.mono);
+        (!left.is_zero()).then_some(left)
+    }
+}
+
 /// One entry.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -154,6 +166,7 @@ pub(super) struct Entry {
     /// No request before: the floor after a success, backoff after a failure.
     pub(super) quiet_until: Option<Instant>,
     pub(super) last_error: Option<LastError>,
+    refusal: Refusal,
 }
 
 impl Entry {
@@ -186,6 +199,7 @@ impl Entry {
             failures: 0,
             quiet_until: None,
             last_error: None,
+            refusal: Refusal::default(),
         }
     }
 
@@ -302,6 +316,7 @@ impl Entry {
         } else {
             renewal.wait(now)
         };
+        let left = self.refusal.left(now).map_or(left, |in_use| in_use.min(left));
         if left < life.mul_f64(NEAR_EXPIRY) {
             return Some((Class::NearExpiry, left, wait));
         }
@@ -312,6 +327,34 @@ impl Entry {
     /// What is left of the certificate that is offered or held; none if there is none.
     pub(super) fn left(&self, now: Now) -> Option<Duration> {
         self.validity().map(|validity| now.until(validity.not_after))
+    }
+
+    /// The same, or what is left of the one before if a client keeps that and it ends sooner.
+    pub(super) fn least_left(&self, now: Now) -> Option<Duration> {
+        self.left(now).into_iter().chain(self.refusal.left(now)).min()
+    }
+
+    /// A client refused this version of the certificate. Unless it is an older one, or this was said before, another is due
+    /// soon; those who took it keep it until then.
+    pub(super) fn refuse(&mut self, version: &str, why: &str, draw: f64, now: Now) {
+        let Stage::Served { secret, renewal, .. } = &mut self.stage else {
+            return;
+        };
+        if secret.version != version || !self.refusal.begin() {
+            return;
+        }
+        let wait = self.refusal.wait(draw, now);
+        let soon = Renewal::at(now.wall + wait, now);
+        if soon.wall < renewal.wall {
+            *renewal = soon;
+        }
+        self.last_error = Some(refusal::error(why, now));
+    }
+
+    /// A new certificate takes the place of what is offered.
+    pub(super) fn replaced(&mut self) {
+        let not_after = self.validity().map(|validity| validity.not_after);
+        self.refusal.end(not_after);
     }
 
     pub(super) fn validity(&self) -> Option<&Validity> {

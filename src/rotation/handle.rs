@@ -4,7 +4,7 @@
 //! worker. A [`Subscription`] keeps its entry wanted; dropping it ends the interest.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use ensign_pki::{Bundle, SharedClock};
@@ -104,13 +104,13 @@ impl Handle {
     ) -> Result<Subscription, SubscribeError> {
         let (key, generation, receiver) = self.act(|core, now| core.subscribe(workload, wish, &held, now))?;
         let interest = Interest {
-            shared: Arc::clone(&self.shared),
+            handle: self.clone(),
             key,
             generation,
         };
         Ok(Subscription {
             receiver,
-            _interest: interest,
+            interest: Arc::new(interest),
         })
     }
 
@@ -150,7 +150,7 @@ impl Handle {
 #[derive(Debug)]
 pub struct Subscription {
     receiver: watch::Receiver<EntryState>,
-    _interest: Interest,
+    interest: Arc<Interest>,
 }
 
 impl Subscription {
@@ -165,6 +165,34 @@ impl Subscription {
     pub async fn changed(&mut self) -> Result<(), EntryEnded> {
         self.receiver.changed().await.map_err(|_| EntryEnded)
     }
+
+    /// The way to say what became of what the entry offered. Says nothing of interest: it may outlive the subscription.
+    pub fn feedback(&self) -> Feedback {
+        Feedback {
+            interest: Arc::downgrade(&self.interest),
+        }
+    }
+}
+
+/// Where a subscriber tells that its client does not take what the entry offers.
+#[derive(Debug, Clone)]
+pub struct Feedback {
+    interest: Weak<Interest>,
+}
+
+impl Feedback {
+    /// The client refused the certificate of this version and keeps the one before. `why` is its own text, fit for a log.
+    ///
+    /// If that version is still on offer, its successor is due soon: as after a failed renewal, and before the certificate ends
+    /// that the client still uses. Nothing is withdrawn from those who took it.
+    pub fn refused(&self, version: &str, why: &str) {
+        if let Some(interest) = self.interest.upgrade() {
+            let Interest { key, generation, .. } = &*interest;
+            interest
+                .handle
+                .act(|core, now| core.refused(key, *generation, version, why, now));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -177,7 +205,7 @@ impl Subscription {
 
 /// Counts as one consumer of an entry while it lives.
 struct Interest {
-    shared: Arc<Shared>,
+    handle: Handle,
     key: EntryKey,
     generation: u64,
 }
@@ -190,8 +218,9 @@ impl fmt::Debug for Interest {
 
 impl Drop for Interest {
     fn drop(&mut self) {
-        let now = self.shared.now();
-        self.shared.lock().release(&self.key, self.generation, now);
+        let shared = &self.handle.shared;
+        let now = shared.now();
+        shared.lock().release(&self.key, self.generation, now);
         // The worker looks again within 30 s anyway, which is soon enough to forget an entry.
     }
 }

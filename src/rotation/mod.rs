@@ -16,6 +16,7 @@ mod handle;
 mod issue;
 mod metrics;
 mod queue;
+mod refusal;
 mod schedule;
 mod snapshot;
 mod state;
@@ -26,7 +27,7 @@ mod worker;
 mod workload;
 
 pub use self::config::RotationConfig;
-pub use self::handle::{Handle, SubscribeError, Subscription};
+pub use self::handle::{Feedback, Handle, SubscribeError, Subscription};
 pub use self::metrics::RotationCollector;
 pub use self::schedule::{Schedule, ScheduleError};
 pub use self::snapshot::{EntrySnapshot, LastError, Phase};

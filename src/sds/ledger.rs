@@ -160,14 +160,17 @@ impl Ledger {
         Some((sent.name, sent.version.clone()))
     }
 
-    /// The client refused the response with this nonce. `None` if it is not one of ours.
-    pub(crate) fn refuse(&mut self, nonce: &str) -> Option<Name> {
+    /// The client refused the response with this nonce. `None` if it is not one of ours; no version if it was answered
+    /// before.
+    pub(crate) fn refuse(&mut self, nonce: &str) -> Option<(Name, Option<String>)> {
         let sent = self.sent_mut(nonce)?;
         let name = sent.name;
-        if let Some(secret) = sent.unanswered.take() {
-            self.slots.of_mut(name).refused.push(crypto::sha256(&secret));
-        }
-        Some(name)
+        let Some(secret) = sent.unanswered.take() else {
+            return Some((name, None));
+        };
+        let version = sent.version.clone();
+        self.slots.of_mut(name).refused.push(crypto::sha256(&secret));
+        Some((name, Some(version)))
     }
 
     /// What to do now. `roots_accepted`: every `ROOTCA` stream of this connection and signer accepted the bundle that

@@ -30,7 +30,7 @@ use super::names::{Name, PerName};
 use super::request::{DeltaRequest, Introduction, Refusal, Request};
 use super::secret::{self, Pieces};
 use super::stream::{Effect, Stream};
-use crate::rotation::{BundleSecret, EntryEnded, EntryState, Held, SignerName, Subscription};
+use crate::rotation::{BundleSecret, EntryEnded, EntryState, Feedback, Held, SignerName, Subscription};
 
 /// After so many requests in a row, others get their turn.
 const REQUESTS_IN_A_ROW: usize = 16;
@@ -67,6 +67,7 @@ pub(crate) enum Machine {
 /// A subscription and what it offers.
 struct Watch {
     state: EntryState,
+    feedback: Feedback,
     next: BoxFuture<'static, (Subscription, Result<(), EntryEnded>)>,
 }
 
@@ -200,7 +201,7 @@ impl Session {
                     self.connection.roots.accepted(self.guard.id(), &bundle);
                 }
             }
-            Effect::Refused(name, refusal) => self.refused(name, &refusal),
+            Effect::Refused { name, version, refusal } => self.refused(name, version.as_deref(), &refusal),
             Effect::Stale => socket.metrics.stale(),
             Effect::Unknown(count) => {
                 tracing::debug!(workload = %socket.workload, count, "names that are not served here were asked for");
@@ -261,7 +262,7 @@ impl Session {
         }
     }
 
-    fn refused(&mut self, name: Option<Name>, refusal: &Refusal) {
+    fn refused(&mut self, name: Option<Name>, version: Option<&str>, refusal: &Refusal) {
         let socket = self.connection.socket();
         socket.metrics.refused(name);
         tracing::warn!(
@@ -272,6 +273,9 @@ impl Session {
             reason = refusal.reason,
             "secret refused by the client, it keeps the one before"
         );
+        if let (Some(Name::Certificate), Some(version), Some(watch)) = (name, version, &self.watches.certificate) {
+            watch.feedback.refused(version, &refusal.reason);
+        }
     }
 
     fn poll_watches(&mut self, cx: &mut Context<'_>) -> Result<(), Status> {
@@ -368,12 +372,12 @@ enum Todo {
 
 impl Watch {
     fn of(mut subscription: Subscription) -> Self {
-        let state = subscription.state();
+        let (state, feedback) = (subscription.state(), subscription.feedback());
         let next = Box::pin(async move {
             let changed = subscription.changed().await;
             (subscription, changed)
         });
-        Self { state, next }
+        Self { state, feedback, next }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Result<(), EntryEnded> {

@@ -33,6 +33,7 @@ async fn a_refusal_is_counted_and_not_answered() {
     let labels = [("workload", "fixed/a"), ("name", "default")];
     assert!(metrics.sum("ensign_agent_sds_nacks_total", &labels) >= Some(1.0));
     assert_eq!(node.pushes("a", "default").await, 1.0);
+    node.until("a", "/lastError/reason", "refused_by_envoy").await;
     // Another stream is another matter: it has refused nothing.
     let second = answer(&mut node.envoy("a").await.subscribe(&["default"]).await).await;
     assert_eq!(second.version, first.version);

@@ -10,4 +10,5 @@ mod bundle;
 mod fail;
 pub(crate) mod fake;
 mod life;
+mod refuse;
 mod time;

@@ -43,7 +43,7 @@ impl Delta {
         }
         let claims = first && request.refusal.is_none() && request.nonce.is_empty();
         if let Some(refusal) = request.refusal {
-            effects.push(Effect::Refused(self.ledger.refuse(&request.nonce), refusal));
+            effects.push(Effect::refused(self.ledger.refuse(&request.nonce), refusal));
         } else if let Some((name, version)) = self.ledger.accept(&request.nonce) {
             effects.push(Effect::Accepted { name, version });
         } else if !first && self.ledger.nonce(&request.nonce) == Nonce::Other {

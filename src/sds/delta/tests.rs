@@ -132,13 +132,15 @@ async fn subscribing_again_is_answered_and_a_refusal_is_not() {
     assert!(next(&mut delta, "c1").is_none());
     assert_eq!(delta.on_request(subscribe(&["default"])), []);
     let push = next(&mut delta, "c1").unwrap();
-    let refusal = Some(Refusal { reason: "no".into() });
+    let no = || Refusal { reason: "no".into() };
+    let refusal = Some(no());
     let effects = delta.on_request(DeltaRequest {
         nonce: push.nonce,
         refusal,
         ..DeltaRequest::default()
     });
-    assert!(matches!(effects[..], [Effect::Refused(Some(Name::Certificate), _)]));
+    let version = Some("c1".to_owned());
+    assert_eq!(effects, [Effect::refused(Some((Name::Certificate, version)), no())]);
     delta.on_request(subscribe(&["default"]));
     assert!(next(&mut delta, "c1").is_none());
     assert_eq!(next(&mut delta, "c2").unwrap().offer.version, "c2");

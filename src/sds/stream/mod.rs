@@ -32,12 +32,27 @@ pub(crate) enum Effect {
         /// Which version.
         version: String,
     },
-    /// The client refused it: count and log. `None` if what it refused is not known.
-    Refused(Option<Name>, Refusal),
+    /// The client refused something: count, log and tell rotation.
+    Refused {
+        /// What; `None` if that is not known.
+        name: Option<Name>,
+        /// Which version; `None` also if the client had answered it before.
+        version: Option<String>,
+        /// Why.
+        refusal: Refusal,
+    },
     /// A request about an older response was ignored: count.
     Stale,
     /// So many names are none of ours.
     Unknown(usize),
+}
+
+impl Effect {
+    /// The client refused this, as the ledger tells it.
+    pub(crate) fn refused(what: Option<(Name, Option<String>)>, refusal: Refusal) -> Self {
+        let (name, version) = what.map_or((None, None), |(name, version)| (Some(name), version));
+        Self::Refused { name, version, refusal }
+    }
 }
 
 /// One `StreamSecrets` stream.
@@ -74,7 +89,7 @@ impl Stream {
         let nonce = self.ledger.nonce(&request.nonce);
         let refused = request.refusal.is_some();
         if let Some(refusal) = request.refusal {
-            effects.push(Effect::Refused(self.ledger.refuse(&request.nonce), refusal));
+            effects.push(Effect::refused(self.ledger.refuse(&request.nonce), refusal));
             if !first && nonce != Nonce::Newest {
                 return effects;
             }

@@ -176,10 +176,18 @@ async fn refused_secret_is_never_sent_again_under_any_version() {
     let effects = bench.answer(&push, &["default"], refusal());
     assert_eq!(
         effects,
-        [Effect::Refused(
-            Some(Name::Certificate),
+        [Effect::refused(
+            Some((Name::Certificate, Some("c1".to_owned()))),
             Refusal { reason: "no".into() }
         )]
+    );
+    assert_eq!(
+        bench.answer(&push, &["default"], refusal()),
+        [Effect::refused(
+            Some((Name::Certificate, None)),
+            Refusal { reason: "no".into() }
+        )],
+        "once is enough"
     );
     bench.holds();
     let secret = push.offer.secret.clone();
@@ -200,7 +208,7 @@ async fn refused_secret_is_never_sent_again_under_any_version() {
 #[tokio::test(start_paused = true)]
 async fn refusals_that_fit_nothing_are_counted_and_change_nothing() {
     let mut bench = Bench::new();
-    let unknown = Effect::Refused(None, Refusal { reason: "no".into() });
+    let unknown = Effect::refused(None, Refusal { reason: "no".into() });
     let effects = bench.send(Request {
         refusal: refusal(),
         ..request(&["default"])
@@ -316,7 +324,7 @@ async fn client_that_never_answers_still_gets_what_is_new() {
     // A late refusal of the older one still counts for the older one.
     assert!(matches!(
         bench.answer(&first, &["default"], refusal())[..],
-        [Effect::Refused(Some(Name::Certificate), _)]
+        [Effect::Refused { name: Some(Name::Certificate), version: Some(ref version), .. }] if version == "c1"
     ));
 }
 
@@ -395,7 +403,7 @@ proptest! {
                                 open = None;
                             }
                             Effect::Accepted { .. } => prop_assert!(!refuse),
-                            Effect::Refused(..) => prop_assert!(refuse),
+                            Effect::Refused { .. } => prop_assert!(refuse),
                             _ => {}
                         }
                     }
