@@ -33,6 +33,7 @@ use super::fetch::Fetch;
 use super::grpc::{self, Budget};
 use super::metrics::WorkloadMetrics;
 use super::patient_io::PatientIo;
+use super::refused::Refused;
 use super::roots::Roots;
 use super::session::{Machine, Session};
 use super::stream::Stream;
@@ -60,6 +61,7 @@ pub(crate) struct Socket {
     pub(crate) rotation: Handle,
     pub(crate) metrics: WorkloadMetrics,
     pub(crate) budget: Budget,
+    pub(crate) refused: Refused,
     /// Cancelled: streams end, connections close when they have.
     pub(crate) draining: CancellationToken,
     /// Cancelled: connections close at once.

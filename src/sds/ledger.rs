@@ -13,6 +13,7 @@ use ensign_pki::crypto;
 use tokio::time::Instant;
 
 use super::names::{Name, PerName};
+use super::refused::{Digest, Rejected};
 
 /// A secret that could be sent now.
 #[derive(Clone)]
@@ -84,8 +85,11 @@ struct Slot {
     /// An answer is due even if the client was sent this version already.
     owed: bool,
     sent_version: Option<String>,
-    /// Digests of secrets that were refused: 32 bytes for each secret ever refused here, and only an issued one can be.
-    refused: Vec<[u8; 32]>,
+    /// The client came with a version of it.
+    held: bool,
+    /// Digests of secrets that were refused: 32 bytes for each secret ever refused here, and only an issued one can be, and
+    /// the few that were refused before.
+    refused: Vec<Digest>,
 }
 
 struct Sent {
@@ -133,6 +137,21 @@ impl Ledger {
         !std::mem::replace(&mut slot.wanted, true)
     }
 
+    /// The client says, as it comes, that it holds some version of `name`.
+    pub(crate) fn hold(&mut self, name: Name) {
+        self.slots.of_mut(name).held = true;
+    }
+
+    /// True if the client said so.
+    pub(crate) fn holds(&self, name: Name) -> bool {
+        self.slots.of(name).held
+    }
+
+    /// Never send these under `name`.
+    pub(crate) fn withhold(&mut self, name: Name, refused: Vec<Digest>) {
+        self.slots.of_mut(name).refused.extend(refused);
+    }
+
     /// Ends the subscription. True if there was one. What was refused stays known.
     pub(crate) fn forget(&mut self, name: Name) -> bool {
         let slot = self.slots.of_mut(name);
@@ -160,17 +179,17 @@ impl Ledger {
         Some((sent.name, sent.version.clone()))
     }
 
-    /// The client refused the response with this nonce. `None` if it is not one of ours; no version if it was answered
+    /// The client refused the response with this nonce. `None` if it is not one of ours; no secret if it was answered
     /// before.
-    pub(crate) fn refuse(&mut self, nonce: &str) -> Option<(Name, Option<String>)> {
+    pub(crate) fn refuse(&mut self, nonce: &str) -> Option<(Name, Option<Rejected>)> {
         let sent = self.sent_mut(nonce)?;
         let name = sent.name;
         let Some(secret) = sent.unanswered.take() else {
             return Some((name, None));
         };
-        let version = sent.version.clone();
-        self.slots.of_mut(name).refused.push(crypto::sha256(&secret));
-        Some((name, Some(version)))
+        let rejected = Rejected::new(&sent.version, &secret);
+        self.slots.of_mut(name).refused.push(rejected.digest);
+        Some((name, Some(rejected)))
     }
 
     /// What to do now. `roots_accepted`: every `ROOTCA` stream of this connection and signer accepted the bundle that

@@ -4,7 +4,7 @@
 //! speaks HTTP/2 and makes a [`session`] of each stream, which cuts messages ([`grpc`]), reads them ([`request`])
 //! and asks a pure machine ([`stream`], [`delta`] or [`fetch`], over one [`ledger`]) what they mean. What is due is
 //! encoded by [`secret`]. Promises: key material goes out under the name `default` of this workload's
-//! socket and nowhere else; what a client refused is not sent to it again; a client that waits is held,
+//! socket and nowhere else; what a client refused is not sent to it again, on no stream; a client that waits is held,
 //! not refused. Leaves what there is to serve, and when it is renewed, to [`rotation`](crate::rotation).
 
 mod config;
@@ -15,6 +15,7 @@ mod socket_file;
 mod authority;
 mod connection;
 mod patient_io;
+mod refused;
 mod roots;
 mod session;
 

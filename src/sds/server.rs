@@ -22,6 +22,7 @@ use super::config::Config;
 use super::connection::{self, Socket};
 use super::grpc::Budget;
 use super::metrics::Metrics;
+use super::refused::Refused;
 use super::socket_file::{self, BindError, Inode, Sighting, SocketSpec};
 use crate::rotation::{Handle, WorkloadUid};
 
@@ -115,6 +116,7 @@ impl Server {
             budget: Budget::new(self.config.max_partial),
             config: self.config.clone(),
             rotation: self.rotation.clone(),
+            refused: Refused::default(),
             draining: CancellationToken::new(),
             closed: CancellationToken::new(),
             tasks: TaskTracker::new(),

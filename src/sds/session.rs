@@ -27,6 +27,7 @@ use super::fetch::Fetch;
 use super::grpc::{self, Deframer};
 use super::ledger::{Ledger, Next, Offers, Patience, Push};
 use super::names::{Name, PerName};
+use super::refused::Rejected;
 use super::request::{DeltaRequest, Introduction, Refusal, Request};
 use super::secret::{self, Pieces};
 use super::stream::{Effect, Stream};
@@ -201,7 +202,11 @@ impl Session {
                     self.connection.roots.accepted(self.guard.id(), &bundle);
                 }
             }
-            Effect::Refused { name, version, refusal } => self.refused(name, version.as_deref(), &refusal),
+            Effect::Refused {
+                name,
+                rejected,
+                refusal,
+            } => self.refused(name, rejected.as_ref(), &refusal),
             Effect::Stale => socket.metrics.stale(),
             Effect::Unknown(count) => {
                 tracing::debug!(workload = %socket.workload, count, "names that are not served here were asked for");
@@ -250,6 +255,9 @@ impl Session {
             Name::Certificate if claim.is_some() => roots.leaf_in_use(self.signer.as_ref()),
             Name::Certificate => {}
         }
+        if let Some(ledger) = self.machine.ledger().filter(|ledger| ledger.holds(name)) {
+            ledger.withhold(name, socket.refused.of(name));
+        }
         *self.watches.of_mut(name) = Some(watch);
         Ok(())
     }
@@ -262,7 +270,7 @@ impl Session {
         }
     }
 
-    fn refused(&mut self, name: Option<Name>, version: Option<&str>, refusal: &Refusal) {
+    fn refused(&mut self, name: Option<Name>, rejected: Option<&Rejected>, refusal: &Refusal) {
         let socket = self.connection.socket();
         socket.metrics.refused(name);
         tracing::warn!(
@@ -273,8 +281,11 @@ impl Session {
             reason = refusal.reason,
             "secret refused by the client, it keeps the one before"
         );
-        if let (Some(Name::Certificate), Some(version), Some(watch)) = (name, version, &self.watches.certificate) {
-            watch.feedback.refused(version, &refusal.reason);
+        if let (Some(name), Some(rejected)) = (name, rejected) {
+            socket.refused.remember(name, rejected.digest);
+            if let (Name::Certificate, Some(watch)) = (name, &self.watches.certificate) {
+                watch.feedback.refused(&rejected.version, &refusal.reason);
+            }
         }
     }
 
@@ -368,6 +379,16 @@ enum Todo {
     Hold,
     HoldUntil(Instant),
     Send(Outgoing),
+}
+
+impl Machine {
+    fn ledger(&mut self) -> Option<&mut Ledger> {
+        match self {
+            Self::Stream(stream) => Some(&mut stream.ledger),
+            Self::Delta(delta) => Some(&mut delta.ledger),
+            Self::Fetch(_) => None,
+        }
+    }
 }
 
 impl Watch {

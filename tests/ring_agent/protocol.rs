@@ -40,6 +40,21 @@ async fn a_refusal_is_counted_and_not_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_refused_is_not_sent_to_those_who_come_back() {
+    let node = node().await;
+    let envoy = node.envoy("a").await;
+    let mut stream = envoy.subscribe(&["default"]).await;
+    let first = answer(&mut stream).await;
+    stream.nack(&first, "bad key").await;
+    node.until("a", "/lastError/reason", "refused_by_envoy").await;
+    drop(stream);
+    let mut back = envoy.subscribe_holding(&["default"], "one from before").await;
+    back.expect_silence(A_WHILE).await;
+    let fresh = answer(&mut envoy.subscribe(&["default"]).await).await;
+    assert_eq!(fresh.version, first.version);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stale_nonce_is_ignored_and_an_unknown_one_after_a_reconnect_is_not() {
     let node = node().await;
     let envoy = node.envoy("a").await;

@@ -50,6 +50,9 @@ impl Delta {
             effects.push(Effect::Stale);
         }
         for name in Name::ALL {
+            if first && request.held.of(name).is_some() {
+                self.ledger.hold(name);
+            }
             // Both lists in one request: the subscription wins.
             if request.unsubscribe.has(name) && !request.subscribe.has(name) && self.ledger.forget(name) {
                 effects.push(Effect::Unsubscribe(name));

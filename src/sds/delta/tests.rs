@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::sds::ledger::{Next, Offer, Offers, Patience, Push};
 use crate::sds::names::PerName;
+use crate::sds::refused::Rejected;
 use crate::sds::request::Refusal;
 
 const PATIENCE: Patience = Patience {
@@ -104,6 +105,7 @@ async fn held_versions_are_claimed_by_name_on_the_first_request() {
         claim: Some(version.into()),
     };
     assert_eq!(effects, [claim(Name::Bundle, "b0"), claim(Name::Certificate, "c0")]);
+    assert!(delta.ledger.holds(Name::Bundle) && delta.ledger.holds(Name::Certificate));
 
     let mut delta = Delta::new(1);
     delta.on_request(DeltaRequest::default());
@@ -118,6 +120,7 @@ async fn held_versions_are_claimed_by_name_on_the_first_request() {
             claim: None
         }]
     );
+    assert!(!delta.ledger.holds(Name::Certificate));
 }
 
 #[tokio::test(start_paused = true)]
@@ -139,8 +142,8 @@ async fn subscribing_again_is_answered_and_a_refusal_is_not() {
         refusal,
         ..DeltaRequest::default()
     });
-    let version = Some("c1".to_owned());
-    assert_eq!(effects, [Effect::refused(Some((Name::Certificate, version)), no())]);
+    let rejected = Some(Rejected::new("c1", b"c1"));
+    assert_eq!(effects, [Effect::refused(Some((Name::Certificate, rejected)), no())]);
     delta.on_request(subscribe(&["default"]));
     assert!(next(&mut delta, "c1").is_none());
     assert_eq!(next(&mut delta, "c2").unwrap().offer.version, "c2");

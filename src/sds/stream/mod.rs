@@ -9,6 +9,7 @@
 
 use super::ledger::{Ledger, Nonce};
 use super::names::{Name, Wanted};
+use super::refused::Rejected;
 use super::request::{Introduction, Refusal, Request};
 
 /// What a request asks the I/O half to do, in order.
@@ -36,8 +37,8 @@ pub(crate) enum Effect {
     Refused {
         /// What; `None` if that is not known.
         name: Option<Name>,
-        /// Which version; `None` also if the client had answered it before.
-        version: Option<String>,
+        /// Which one; `None` also if the client had answered it before.
+        rejected: Option<Rejected>,
         /// Why.
         refusal: Refusal,
     },
@@ -49,9 +50,13 @@ pub(crate) enum Effect {
 
 impl Effect {
     /// The client refused this, as the ledger tells it.
-    pub(crate) fn refused(what: Option<(Name, Option<String>)>, refusal: Refusal) -> Self {
-        let (name, version) = what.map_or((None, None), |(name, version)| (Some(name), version));
-        Self::Refused { name, version, refusal }
+    pub(crate) fn refused(what: Option<(Name, Option<Rejected>)>, refusal: Refusal) -> Self {
+        let (name, rejected) = what.map_or((None, None), |(name, rejected)| (Some(name), rejected));
+        Self::Refused {
+            name,
+            rejected,
+            refusal,
+        }
     }
 }
 
@@ -85,6 +90,10 @@ impl Stream {
         effects.extend(request.introduction.map(Effect::Introduced));
         if request.names.unknown() > 0 {
             effects.push(Effect::Unknown(request.names.unknown()));
+        }
+        if first && !request.version.is_empty() {
+            let named = Name::ALL.into_iter().filter(|name| request.names.has(*name));
+            named.for_each(|name| self.ledger.hold(name));
         }
         let nonce = self.ledger.nonce(&request.nonce);
         let refused = request.refusal.is_some();

@@ -159,6 +159,30 @@ async fn reconnect_with_version_claims_it_and_is_answered() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_comes_with_a_version_holds_something_and_is_spared_what_was_refused() {
+    let mut bench = Bench::new();
+    bench.send(Request {
+        version: "c0".to_owned(),
+        nonce: "of another life".into(),
+        ..request(&["default"])
+    });
+    let ledger = &mut bench.stream.ledger;
+    assert!(ledger.holds(Name::Certificate) && !ledger.holds(Name::Bundle));
+    ledger.withhold(Name::Certificate, vec![Rejected::new("c1", b"c1").digest]);
+    bench.holds();
+    bench.offers.certificate = offer("c2");
+    let push = bench.push();
+    bench.answer(&push, &BOTH, None);
+    assert!(
+        !bench.stream.ledger.holds(Name::Bundle),
+        "added later, without a version of its own"
+    );
+    let mut bench = Bench::new();
+    bench.send(request(&["default"]));
+    assert!(!bench.stream.ledger.holds(Name::Certificate), "a fresh one");
+}
+
+#[tokio::test(start_paused = true)]
 async fn empty_nonce_on_a_running_stream_is_answered_again() {
     let mut bench = Bench::new();
     bench.send(request(&["default"]));
@@ -177,7 +201,7 @@ async fn refused_secret_is_never_sent_again_under_any_version() {
     assert_eq!(
         effects,
         [Effect::refused(
-            Some((Name::Certificate, Some("c1".to_owned()))),
+            Some((Name::Certificate, Some(Rejected::new("c1", b"c1")))),
             Refusal { reason: "no".into() }
         )]
     );
@@ -324,7 +348,7 @@ async fn client_that_never_answers_still_gets_what_is_new() {
     // A late refusal of the older one still counts for the older one.
     assert!(matches!(
         bench.answer(&first, &["default"], refusal())[..],
-        [Effect::Refused { name: Some(Name::Certificate), version: Some(ref version), .. }] if version == "c1"
+        [Effect::Refused { name: Some(Name::Certificate), rejected: Some(ref rejected), .. }] if rejected.version == "c1"
     ));
 }
 
