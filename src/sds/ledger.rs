@@ -1,9 +1,11 @@
 //! What one stream wants, was sent, accepted and refused; and what it is to be sent next. Pure: no I/O, no clock.
 //!
-//! Owns the rules that both protocols share. Each resource goes in a response of its own, and a response
-//! goes out only when the one before was answered, so a refusal can always be pinned to one secret. `ROOTCA` goes
-//! before `default`, and `default` waits, for a bounded time, until the connection's `ROOTCA` streams accepted the
-//! anchors that it needs. A secret that was refused is never sent again on this stream, under whatever version.
+//! Owns the rules that both protocols share. Each resource goes in a response of its own with a nonce of its own, so a
+//! refusal can always be pinned to one secret, and a newer version of a name goes out only when the one before was answered.
+//! `ROOTCA` goes before `default`, and `default` waits, for a bounded time, until the connection's other `ROOTCA` streams
+//! accepted the anchors that it needs. Where both names share one stream, its order says enough: a client, Envoy or any
+//! other, handles a stream's responses one after the other, so `default` follows at once, and each answer counts for the
+//! response whose nonce it carries, whatever was sent since. A secret that was refused is never sent again on this stream, under whatever version.
 //! [`stream`](super::stream) and [`delta`](super::delta) own what a request means.
 
 use std::time::Duration;
@@ -72,10 +74,8 @@ pub(crate) struct Ledger {
     stream: u64,
     pushes: u64,
     slots: PerName<Slot>,
-    /// The newest response.
-    newest: Option<Sent>,
-    /// The response before it, kept only if the client had not answered it.
-    unanswered: Option<Sent>,
+    /// The nonce of the newest response.
+    newest: Option<String>,
     leaf_waits_since: Option<Instant>,
 }
 
@@ -85,6 +85,10 @@ struct Slot {
     /// An answer is due even if the client was sent this version already.
     owed: bool,
     sent_version: Option<String>,
+    /// The newest response.
+    newest: Option<Sent>,
+    /// The response before it, kept only if the client had not answered it.
+    unanswered: Option<Sent>,
     /// The client came with a version of it.
     held: bool,
     /// Digests of secrets that were refused: 32 bytes for each secret ever refused here, and only an issued one can be, and
@@ -111,7 +115,6 @@ impl Ledger {
             pushes: 0,
             slots: PerName::default(),
             newest: None,
-            unanswered: None,
             leaf_waits_since: None,
         }
     }
@@ -157,7 +160,7 @@ impl Ledger {
         let slot = self.slots.of_mut(name);
         slot.owed = false;
         slot.sent_version = None;
-        if let Some(sent) = self.newest.as_mut().filter(|sent| sent.name == name) {
+        if let Some(sent) = &mut slot.newest {
             // Its answer may still come, and is understood then.
             sent.awaited_since = None;
         }
@@ -167,7 +170,7 @@ impl Ledger {
     pub(crate) fn nonce(&self, nonce: &str) -> Nonce {
         match &self.newest {
             _ if nonce.is_empty() => Nonce::Empty,
-            Some(sent) if sent.nonce == nonce => Nonce::Newest,
+            Some(newest) if newest == nonce => Nonce::Newest,
             Some(_) | None => Nonce::Other,
         }
     }
@@ -192,8 +195,8 @@ impl Ledger {
         Some((name, Some(rejected)))
     }
 
-    /// What to do now. `roots_accepted`: every `ROOTCA` stream of this connection and signer accepted the bundle that
-    /// is on offer, or there is none.
+    /// What to do now. `roots_accepted`: every other `ROOTCA` stream of this connection and signer accepted the anchors of the
+    /// certificate that is on offer, and this one was sent them, if it is one.
     pub(crate) fn next(&mut self, now: Instant, offers: &Offers, roots_accepted: bool, patience: Patience) -> Next {
         let due = |name: Name| {
             offers
@@ -202,20 +205,22 @@ impl Ledger {
                 .filter(|offer| self.slots.of(name).is_due(offer))
         };
         let (bundle, certificate) = (due(Name::Bundle), due(Name::Certificate));
-        if bundle.is_none() && certificate.is_none() {
-            return Next::Hold;
-        }
-        if let Some(until) = self.answer_awaited_until(patience)
-            && now < until
-        {
-            return Next::HoldUntil(until);
-        }
+        let unanswered = |name: Name| {
+            let until = self.slots.of(name).answer_awaited_until(patience);
+            until.filter(|until| now < *until)
+        };
         if let Some(offer) = bundle.cloned() {
-            return Next::Push(self.push(Name::Bundle, offer, now));
+            return match unanswered(Name::Bundle) {
+                Some(until) => Next::HoldUntil(until),
+                None => Next::Push(self.push(Name::Bundle, offer, now)),
+            };
         }
         let Some(offer) = certificate.cloned() else {
             return Next::Hold;
         };
+        if let Some(until) = unanswered(Name::Certificate) {
+            return Next::HoldUntil(until);
+        }
         if !roots_accepted {
             let until = *self.leaf_waits_since.get_or_insert(now) + patience.roots;
             if now < until {
@@ -239,25 +244,28 @@ impl Ledger {
             awaited_since: Some(now),
             unanswered: Some(offer.secret.clone()),
         };
-        self.unanswered = self.newest.replace(sent).filter(|before| before.unanswered.is_some());
+        slot.unanswered = slot.newest.replace(sent).filter(|before| before.unanswered.is_some());
+        self.newest = Some(nonce.clone());
         Push { name, nonce, offer }
     }
 
-    fn answer_awaited_until(&self, patience: Patience) -> Option<Instant> {
-        let sent = self.newest.as_ref()?;
-        sent.unanswered.as_ref()?;
-        Some(sent.awaited_since? + patience.answer)
-    }
-
     fn sent_mut(&mut self, nonce: &str) -> Option<&mut Sent> {
-        [&mut self.newest, &mut self.unanswered]
+        let PerName { bundle, certificate } = &mut self.slots;
+        [bundle, certificate]
             .into_iter()
+            .flat_map(|slot| [&mut slot.newest, &mut slot.unanswered])
             .flatten()
             .find(|sent| sent.nonce == nonce)
     }
 }
 
 impl Slot {
+    fn answer_awaited_until(&self, patience: Patience) -> Option<Instant> {
+        let sent = self.newest.as_ref()?;
+        sent.unanswered.as_ref()?;
+        Some(sent.awaited_since? + patience.answer)
+    }
+
     fn is_due(&self, offer: &Offer) -> bool {
         let news = self.owed || self.sent_version.as_ref() != Some(&offer.version);
         // The digest last: it is only worth computing where something was refused.

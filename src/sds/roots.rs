@@ -3,7 +3,8 @@
 //! Owns the answer to one question: may a leaf go out, or must it wait because its root is not with this Envoy
 //! yet? Only `ROOTCA` streams of the same connection and signer count; a connection without one waits
 //! for nothing, and neither does one whose client holds nothing yet: with nothing in use, roots and leaf may arrive in
-//! any order. A refused bundle counts as not accepted, so a leaf from a new root waits out its whole bound
+//! any order. A leaf that follows its root on the same stream waits for no answer of that stream, which is read in order; only
+//! a stream of its own, as Envoy has for each name, must have accepted it. A refused bundle counts as not accepted, so a leaf from a new root waits out its whole bound
 //! then: a corrected bundle may follow, and a leaf must not expire for it, so it goes at the bound all the same.
 
 use std::sync::Arc;
@@ -34,6 +35,8 @@ struct RootStream {
     /// The client said that it holds roots from before.
     holds: bool,
     accepted: Option<Arc<BundleSecret>>,
+    /// Sent last, not refused: enough for what follows on the same stream.
+    sent: Option<Arc<BundleSecret>>,
 }
 
 impl Roots {
@@ -44,6 +47,7 @@ impl Roots {
             signer,
             holds,
             accepted: None,
+            sent: None,
         });
     }
 
@@ -69,12 +73,33 @@ impl Roots {
         });
     }
 
+    /// This stream was sent this bundle; none: it refused what it was sent.
+    pub(crate) fn sent(&self, id: u64, bundle: Option<&Arc<BundleSecret>>) {
+        self.change(|streams| {
+            if let Some(stream) = streams.iter_mut().find(|stream| stream.id == id) {
+                stream.sent = bundle.cloned();
+            }
+        });
+    }
+
     /// True if every `ROOTCA` stream of this signer accepted a bundle with the leaf's root, or its client has nothing in
-    /// use. If not, the task is woken when that may have changed.
-    pub(crate) fn suffice(&self, signer: Option<&SignerName>, leaf: &CertificateSecret, cx: &Context<'_>) -> bool {
+    /// use. For the stream `id`, on which the leaf would follow, it is enough that it was sent one. If not, the task is woken
+    /// when that may have changed.
+    pub(crate) fn suffice(
+        &self,
+        id: u64,
+        signer: Option<&SignerName>,
+        leaf: &CertificateSecret,
+        cx: &Context<'_>,
+    ) -> bool {
         let mut inner = self.inner.lock();
         let in_use = inner.in_use.iter().any(|known| known.as_ref() == signer);
+        let sent_before = |stream: &RootStream| {
+            let sent = stream.sent.as_ref().filter(|_| stream.id == id);
+            sent.is_some_and(|bundle| leaf.is_rooted_in(bundle))
+        };
         let holds_root = |stream: &RootStream| match &stream.accepted {
+            _ if sent_before(stream) => true,
             Some(bundle) => leaf.is_rooted_in(bundle),
             None => !in_use && !stream.holds,
         };
@@ -116,7 +141,7 @@ mod tests {
     }
 
     fn suffice(roots: &Roots, leaf: &CertificateSecret) -> bool {
-        roots.suffice(None, leaf, &Context::from_waker(Waker::noop()))
+        roots.suffice(2, None, leaf, &Context::from_waker(Waker::noop()))
     }
 
     #[tokio::test(start_paused = true)]
@@ -145,6 +170,12 @@ mod tests {
         assert!(suffice(&roots, &new));
         roots.leaf_in_use(None);
         assert!(!suffice(&roots, &new), "each stream counts");
+        roots.sent(1, Some(&new_bundle));
+        assert!(!suffice(&roots, &new), "sent is not accepted");
+        roots.sent(2, Some(&new_bundle));
+        assert!(suffice(&roots, &new), "the leaf follows on this stream");
+        roots.sent(2, None);
+        assert!(!suffice(&roots, &new), "refused");
         roots.leave(2);
         assert!(suffice(&roots, &new));
     }

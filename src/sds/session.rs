@@ -283,6 +283,14 @@ impl Session {
         );
         if let (Some(name), Some(rejected)) = (name, rejected) {
             socket.refused.remember(name, rejected.digest);
+            if name == Name::Bundle
+                && self
+                    .sent_bundle
+                    .as_ref()
+                    .is_some_and(|sent| sent.version == rejected.version)
+            {
+                self.connection.roots.sent(self.guard.id(), None);
+            }
             if let (Name::Certificate, Some(watch)) = (name, &self.watches.certificate) {
                 watch.feedback.refused(&rejected.version, &refusal.reason);
             }
@@ -317,7 +325,11 @@ impl Session {
             .certificate
             .as_ref()
             .and_then(|watch| watch.state.certificate.as_ref());
-        let roots = leaf.is_none_or(|leaf| self.connection.roots.suffice(self.signer.as_ref(), leaf, cx));
+        let roots = leaf.is_none_or(|leaf| {
+            self.connection
+                .roots
+                .suffice(self.guard.id(), self.signer.as_ref(), leaf, cx)
+        });
         let patience = Patience {
             roots: socket.config.root_wait,
             answer: socket.config.answer_wait,
@@ -332,6 +344,7 @@ impl Session {
                         .bundle
                         .as_ref()
                         .and_then(|watch| watch.state.bundle.clone());
+                    self.connection.roots.sent(self.guard.id(), self.sent_bundle.as_ref());
                 } else {
                     self.connection.roots.leaf_in_use(self.signer.as_ref());
                     if !roots {

@@ -2,7 +2,7 @@
 //!
 //! Owns the order of the rules, which is Istio's: a refusal is counted and never answered; an empty list
 //! unsubscribes; a first request, a request without a nonce and one on a stream that has nothing are answered in
-//! full; a stale nonce is ignored; an accepting request is answered only for names that it adds. Two
+//! full; a nonce that is stale for its name is ignored; an accepting request is answered only for names that it adds. Two
 //! deviations: a *first* message that carries an error is still a first request and answered, and each resource
 //! gets a response of its own (partial responses are legal for secrets, and a refusal then names its secret).
 //! Leaves when to send to the [`Ledger`].
@@ -125,7 +125,8 @@ impl Stream {
                 }
                 self.replace_names(request.names, Resend::New, &mut effects);
             }
-            Nonce::Empty | Nonce::Other => effects.push(Effect::Stale),
+            // An answer to a response after which the other name was sent counts; the names of a later request do.
+            Nonce::Empty | Nonce::Other => effects.push(self.accept(&request.nonce).unwrap_or(Effect::Stale)),
         }
         effects
     }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::sds::ledger::{Next, Offer, Offers, Patience, Push};
+use crate::sds::names::PerName;
 
 const PATIENCE: Patience = Patience {
     roots: Duration::from_secs(10),
@@ -307,15 +308,38 @@ async fn stale_nonce_is_ignored_and_counted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_names_are_sent_one_by_one_roots_first() {
+async fn two_names_are_sent_in_order_roots_first_and_answered_each_by_its_nonce() {
+    let accepted = |name, version: &str| Effect::Accepted {
+        name,
+        version: version.into(),
+    };
     let mut bench = Bench::new();
     assert_eq!(bench.send(request(&["default", "ROOTCA", "default"])).len(), 2);
     let root = bench.push();
-    assert_eq!(root.name, Name::Bundle);
-    bench.holds();
-    bench.answer(&root, &BOTH, None);
     let leaf = bench.push();
-    assert_eq!(leaf.name, Name::Certificate);
+    assert_eq!((root.name, leaf.name), (Name::Bundle, Name::Certificate));
+    bench.holds();
+    assert_eq!(bench.answer(&root, &BOTH, None), [accepted(Name::Bundle, "b1")]);
+    assert_eq!(bench.answer(&root, &BOTH, None), [Effect::Stale], "answered twice");
+    assert_eq!(bench.answer(&leaf, &BOTH, None), [accepted(Name::Certificate, "c1")]);
+    bench.offers.bundle = offer("b2");
+    let root = bench.push();
+    bench.offers.certificate = offer("c2");
+    let leaf = bench.push();
+    bench.answer(&root, &BOTH, refusal());
+    bench.answer(&leaf, &BOTH, None);
+    bench.holds();
+    // Each name waits for its own answers.
+    bench.offers = Offers {
+        bundle: offer("b3"),
+        certificate: offer("c3"),
+    };
+    let _root = bench.push();
+    let leaf = bench.push();
+    bench.answer(&leaf, &BOTH, None);
+    bench.offers.bundle = offer("b4");
+    bench.offers.certificate = offer("c4");
+    assert!(matches!(bench.next(), Next::HoldUntil(_)), "the roots go first");
     // A name that an acceptance adds is answered, alone.
     let mut bench = Bench::new();
     bench.send(request(&["default"]));
@@ -407,7 +431,7 @@ proptest! {
         bench.offers = Offers::default();
         let mut sent = Vec::<Push>::new();
         let mut subscribed = Vec::<Name>::new();
-        let mut open: Option<(String, Instant)> = None;
+        let mut open = PerName::<Option<(String, Instant)>>::default();
         for event in events {
             match event {
                 Event::Ask { names, nonce, refuse } => {
@@ -415,8 +439,8 @@ proptest! {
                     let newest = sent.last().map(|push| push.nonce.clone()).unwrap_or_default();
                     let oldest = sent.first().map(|push| push.nonce.clone()).unwrap_or_default();
                     let nonce = [String::new(), newest, "x".into(), oldest][nonce].clone();
-                    if open.as_ref().is_some_and(|(open, _)| *open == nonce) {
-                        open = None;
+                    for name in Name::ALL {
+                        open.of_mut(name).take_if(|(open, _)| *open == nonce);
                     }
                     let refusal = if refuse { refusal() } else { None };
                     for effect in bench.send(Request { nonce, refusal, ..request(&names) }) {
@@ -424,7 +448,7 @@ proptest! {
                             Effect::Subscribe { name, .. } => subscribed.push(name),
                             Effect::Unsubscribe(name) => {
                                 subscribed.retain(|other| *other != name);
-                                open = None;
+                                *open.of_mut(name) = None;
                             }
                             Effect::Accepted { .. } => prop_assert!(!refuse),
                             Effect::Refused { .. } => prop_assert!(refuse),
@@ -441,11 +465,11 @@ proptest! {
             }
             if let Next::Push(push) = bench.next() {
                 prop_assert!(subscribed.contains(&push.name), "nobody asked for {push:?}");
-                prop_assert!(open.as_ref().is_none_or(|(_, at)| bench.now >= *at + PATIENCE.answer), "two at once");
+                prop_assert!(open.of(push.name).as_ref().is_none_or(|(_, at)| bench.now >= *at + PATIENCE.answer), "two at once");
                 prop_assert!(!sent.iter().any(|other| other.nonce == push.nonce), "nonce used twice");
                 let kind = match push.name { Name::Bundle => 'b', Name::Certificate => 'c' };
                 prop_assert!(push.offer.version.starts_with(kind), "wrong secret under {push:?}");
-                open = Some((push.nonce.clone(), bench.now));
+                *open.of_mut(push.name) = Some((push.nonce.clone(), bench.now));
                 sent.push(push);
             }
         }
