@@ -26,6 +26,7 @@ pub(crate) fn world(workloads: usize, warm: bool) -> WorldSpec {
             default: None,
         }],
         workloads: (0..workloads).map(workload).collect(),
+        logs: Some("logs".to_owned()),
         ..WorldSpec::default()
     }
 }

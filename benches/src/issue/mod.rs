@@ -95,40 +95,35 @@ fn requests(world: &World) -> anyhow::Result<Vec<Request>> {
 
 fn table(threads: usize, limit: f64, limit_cpu: f64, levels: [Level; IN_FLIGHT.len()]) -> Table {
     let text = format!(
-        "The RA's own process with a local P-256 CA, over TLS 1.3; the client is another process on the same {threads} \
-         processors. P-256 CSRs and RS256 tokens, made beforehand, of {ACCOUNTS} service accounts. The raw limit is {limit:.0} \
-         certificates/s on {threads} threads ({limit_cpu:.0} µs of a processor each): token and CSR parsed and verified, \
-         certificate signed, checked against its root, written as PEM, with no network and no client beside it. \
-         The second ratio compares processor time alone, which the client does not blur."
+        "The RA's own process with a local P-256 CA, over TLS 1.3, logging each certificate. P-256 CSRs and RS256 tokens, \
+         made beforehand, of {ACCOUNTS} service accounts. The raw limit is what cannot be avoided: token and CSR parsed and \
+         verified, certificate signed, checked against its root, written as PEM, in a plain loop without network, client or \
+         log; it takes {limit_cpu:.0} µs of a processor ({limit:.0} certificates/s on {threads} threads while the machine did \
+         other things too). The ratio is of processor time: the client and whatever else runs share the {threads} processors, \
+         so certificates/s say more of the machine than of the RA."
     );
     let head = &[
         "in flight",
-        "RA, certificates/s",
-        "of the raw limit",
         "RA, CPU µs each",
-        "raw CPU / RA CPU",
+        "of the raw limit",
+        "RA, certificates/s",
         "p50",
         "p99",
-        "goal (≥ 50 %)",
+        "goal",
     ];
     let mut table = Table::new("Certificates that the RA issues", text, head);
     for (level, in_flight) in levels.into_iter().zip(IN_FLIGHT) {
         let (rate, cpu) = (median(level.rates), median(level.cpu));
         let spread = Spread::of_micros(level.micros);
-        let goal = if in_flight == 1 {
-            "(latency only)".to_owned()
-        } else {
-            verdict("≥ 50 %", rate >= limit / 2.0)
-        };
+        let ratio = limit_cpu / cpu;
         table.row([
             in_flight.to_string(),
-            format!("{rate:.0}"),
-            format!("{:.0} %", 100.0 * rate / limit),
             format!("{cpu:.0}"),
-            format!("{:.0} %", 100.0 * limit_cpu / cpu),
+            format!("{:.0} %", 100.0 * ratio),
+            format!("{rate:.0}"),
             format!("{:.2} ms", spread.p50.as_secs_f64() * 1e3),
             format!("{:.2} ms", spread.p99.as_secs_f64() * 1e3),
-            goal,
+            verdict("≥ 50 %", ratio >= 0.5),
         ]);
     }
     table

@@ -57,7 +57,12 @@ impl World {
         files::write_policy(&folder, &spec)?;
         files::write_workloads(&folder, &tokens, &spec)?;
 
-        let mut ra = Program::start(files::ra(&folder, &spec)?, folder.path())?;
+        let logs = spec
+            .logs
+            .as_ref()
+            .map_or(folder.path().to_owned(), |name| folder.join(name));
+        std::fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
+        let mut ra = Program::start(files::ra(&folder, &spec)?, &logs)?;
         let ra_addresses = ra.addresses(&folder.join("ra.addresses")).await?;
         let grpc = ra_addresses
             .get("grpc")
@@ -65,7 +70,7 @@ impl World {
             .context("the RA's addresses file names no `grpc`")?;
         let mut agents = Vec::with_capacity(spec.nodes());
         for node in 0..spec.nodes() {
-            let mut program = Program::start(files::agent(&folder, &spec, node, grpc)?, folder.path())?;
+            let mut program = Program::start(files::agent(&folder, &spec, node, grpc)?, &logs)?;
             let addresses_file = folder.join(&files::agent_addresses(node));
             let addresses = program.addresses(&addresses_file).await?;
             agents.push(Agent {

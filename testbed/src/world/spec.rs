@@ -15,6 +15,9 @@ pub struct WorldSpec {
     pub agent: BTreeMap<String, String>,
     /// Further arguments of the RA.
     pub ra: Vec<String>,
+    /// Folder of the programs' logs within the world's; the world's own if none. A log beside files that are watched
+    /// wakes the watcher with every line.
+    pub logs: Option<String>,
     /// Environment of the RA.
     pub ra_env: BTreeMap<String, String>,
 }
