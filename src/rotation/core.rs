@@ -2,8 +2,9 @@
 //! [`Core::finish`]; handles change workloads and subscriptions.
 //!
 //! Promises: at most one request per entry, at most `max_in_flight` slots taken, and at most half of them by requests
-//! that failed before; a single slot goes to such a request only when no other wants it. A request gives its slot back after [`SLOT_TIME`] and goes on without it, so requests that hang
-//! cannot keep others waiting; each entry having one at most bounds their number.
+//! that failed before; a single slot goes to such a request only when no other wants it. A request gives its slot back
+//! after [`SLOT_TIME`] and goes on without it, so requests that hang cannot keep others waiting; each entry having one at
+//! most bounds their number.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
