@@ -25,9 +25,10 @@ use tonic::transport::Server;
 use tower::util::{MapRequestLayer, MapResponseLayer};
 
 use crate::authn::{Authenticator, Jwks};
-use crate::config::Config;
+use crate::config::{Config, KubernetesConfig};
 use crate::desk::{self, Desk, DeskParts, OpenSigners};
 use crate::edge;
+use crate::kubernetes::{self, Cluster, KubernetesMetrics};
 use crate::limits::{Limits, LimitsConfig};
 use crate::metrics::Metrics;
 use crate::service::{Parts, Service};
@@ -78,12 +79,15 @@ pub async fn bind_with(config: Config, fittings: Fittings) -> anyhow::Result<Bou
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     let files = WatchMetrics::register(registry.sub_registry_with_prefix("ensign_ra"));
+    let kubernetes_metrics = KubernetesMetrics::register(registry.sub_registry_with_prefix("ensign_ra"));
+    let cluster = connect(config.kubernetes.as_ref(), &kubernetes_metrics).await?;
     let clock = fittings.clock;
     let host = Host {
         clock: Arc::clone(&clock),
         tasks: supervisor.connections(),
         stop: stop.clone(),
         files: files.clone(),
+        cluster,
     };
 
     let (jwks, jwks_file) = {
@@ -162,6 +166,18 @@ pub async fn bind_with(config: Config, fittings: Fittings) -> anyhow::Result<Bou
         drain_timeout: config.drain_timeout,
         addresses_file: config.addresses_file,
     })
+}
+
+/// The API server, if the settings name one.
+async fn connect(config: Option<&KubernetesConfig>, metrics: &KubernetesMetrics) -> anyhow::Result<Option<Cluster>> {
+    let Some(config) = config else { return Ok(None) };
+    let cluster = kubernetes::connect(&config.source, metrics).await?;
+    tracing::info!(
+        username = cluster.username(),
+        namespace = cluster.own_namespace(),
+        "connected to Kubernetes"
+    );
+    Ok(Some(cluster))
 }
 
 // === impl Bound ===

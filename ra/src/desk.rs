@@ -100,9 +100,10 @@ fn load(contents: &Contents, parts: &DeskParts, before: &Mutex<Signers>, runtime
 
 fn folders(policy: &Policy) -> Vec<(String, PathBuf)> {
     let folder = |spec: &SignerSpec| match &spec.backend {
-        Backend::Local(local) => (spec.name.to_string(), local.dir.clone()),
+        Backend::Local(local) => Some((spec.name.to_string(), local.dir.clone())),
+        Backend::KubernetesCsr(_) | Backend::CertManager(_) => None,
     };
-    policy.signers().map(folder).collect()
+    policy.signers().filter_map(folder).collect()
 }
 
 /// What the file is called in logs and metrics.

@@ -13,7 +13,7 @@ use ensign_pki::{KeyType, TrustDomain};
 use thiserror::Error;
 
 pub use file::{API_VERSION, PolicyError};
-pub use spec::{Backend, LocalSpec, SignerSpec};
+pub use spec::{Backend, CertManagerSpec, IssuerRef, KubernetesCsrSpec, LocalSpec, RequestSpec, RootsSpec, SignerSpec};
 pub(crate) use spec::{is_dns_label, is_dns_subdomain};
 pub use ttl::{TtlBounds, TtlChange};
 

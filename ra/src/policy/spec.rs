@@ -4,6 +4,7 @@
 //! What a spec turns into is the business of `signer` (who signs) and `trust` (which roots go with it).
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ensign_pki::TrustDomain;
@@ -25,11 +26,90 @@ pub struct SignerSpec {
     pub backdate: Duration,
 }
 
+/// The roots of a signer behind the API server, which cannot be had from the signer itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RootsSpec {
+    /// A watched file.
+    File(PathBuf),
+    /// In hand: from Istio's mesh configuration.
+    Pem(Arc<str>),
+    /// A key of a ConfigMap, watched.
+    ConfigMap {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// The key that holds PEM.
+        key: String,
+    },
+    /// A ClusterTrustBundle, watched.
+    ClusterTrustBundle {
+        /// Its name.
+        name: String,
+    },
+    /// As istio-csr does without a root file: what the issuer said of itself when it signed the serving certificate.
+    Discover,
+}
+
+/// Signing through the Kubernetes CSR API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KubernetesCsrSpec {
+    /// `spec.signerName`, such as `clusterissuers.cert-manager.io/foo`.
+    pub signer_name: String,
+    /// Whether the RA approves its own requests; otherwise somebody else must.
+    pub approve: bool,
+    /// The roots that its chains end in.
+    pub roots: RootsSpec,
+    /// What both Kubernetes backends need.
+    pub request: RequestSpec,
+}
+
+/// Signing through cert-manager's CertificateRequests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertManagerSpec {
+    /// Where the requests are made.
+    pub namespace: String,
+    /// Who signs; `None`: a ConfigMap will say (`--runtime-issuance-config-map-name`).
+    pub issuer: Option<IssuerRef>,
+    /// Requests are kept, for a person to look at.
+    pub preserve: bool,
+    /// The roots that its chains end in.
+    pub roots: RootsSpec,
+    /// What both Kubernetes backends need.
+    pub request: RequestSpec,
+}
+
+/// cert-manager's `issuerRef`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct IssuerRef {
+    /// Its name.
+    pub name: String,
+    /// `Issuer`, `ClusterIssuer` or the kind of an external issuer.
+    pub kind: String,
+    /// `cert-manager.io`, or the group of an external issuer.
+    pub group: String,
+}
+
+/// The life of a request that is an object of the API server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestSpec {
+    /// How long the signer may take.
+    pub deadline: Duration,
+    /// How long an object whose client went away stays, so that a retry finds the answer.
+    pub resume_window: Duration,
+    /// A certificate of another lifetime than asked for is refused instead of served and reported.
+    pub exact_lifetime: bool,
+}
+
 /// Who signs for a signer of the policy file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Backend {
     /// A certificate authority of our own, from files.
     Local(LocalSpec),
+    /// The Kubernetes CSR API.
+    KubernetesCsr(KubernetesCsrSpec),
+    /// cert-manager.
+    CertManager(CertManagerSpec),
 }
 
 /// A certificate authority in a folder: `ca-cert.pem`, `ca-key.pem`, `root-cert.pem` and perhaps `cert-chain.pem`.

@@ -96,7 +96,9 @@ fn specs_carry_what_the_file_says() {
     assert_eq!(specs.len(), 2);
     assert_eq!(specs[0].roots.as_deref(), Some("/etc/ensign/foo/roots.pem".as_ref()));
     assert_eq!(specs[0].backdate, Duration::from_secs(120));
-    let Backend::Local(local) = &specs[1].backend;
+    let Backend::Local(local) = &specs[1].backend else {
+        panic!("{:?}", specs[1].backend)
+    };
     assert!(local.self_signed);
     assert_eq!(policy.trust_domain().to_string(), "cluster.local");
 }

@@ -25,6 +25,7 @@ fn host() -> Host {
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
         files: WatchMetrics::default(),
+        cluster: None,
     }
 }
 

@@ -19,7 +19,8 @@ use super::{
     local::{LocalError, LocalSigner, Surroundings},
 };
 use crate::{
-    policy::{Backend, SignerSpec},
+    kubernetes::Cluster,
+    policy::{Backend, CertManagerSpec, KubernetesCsrSpec, SignerSpec},
     trust::{RootsSource, Trust},
 };
 
@@ -34,6 +35,8 @@ pub struct Host {
     pub stop: CancellationToken,
     /// Counts files that could not be loaded.
     pub files: WatchMetrics,
+    /// The API server, for signers behind it.
+    pub cluster: Option<Cluster>,
 }
 
 /// The signers of one policy, by name. Cheap to clone.
@@ -62,7 +65,18 @@ pub struct OpenError(Vec<Mistake>);
 struct Mistake {
     signer: SignerName,
     place: String,
-    source: LocalError,
+    source: StartError,
+}
+
+/// Why one signer does not start.
+#[derive(Debug, Error)]
+enum StartError {
+    /// Its CA cannot be used.
+    #[error(transparent)]
+    Local(#[from] LocalError),
+    /// It signs through an API server that this RA does not know.
+    #[error("it signs through Kubernetes, which is off (--kubernetes); name an API server or use another backend")]
+    NoKubernetes,
 }
 
 // === impl Signers ===
@@ -172,7 +186,7 @@ async fn start(spec: &SignerSpec, host: &Host) -> Result<Running, Mistake> {
             let (signer, watched) = opened.await.map_err(|source| Mistake {
                 signer: spec.name.clone(),
                 place: local.dir.display().to_string(),
-                source,
+                source: source.into(),
             })?;
             // It ends only by its token, and has no error of its own: a bad file is a warning.
             host.tasks.spawn(watched.run(stop.clone()));
@@ -185,5 +199,15 @@ async fn start(spec: &SignerSpec, host: &Host) -> Result<Running, Mistake> {
                 _tasks: stop.drop_guard(),
             })
         }
+        Backend::KubernetesCsr(KubernetesCsrSpec { signer_name: place, .. }) => Err(Mistake {
+            signer: spec.name.clone(),
+            place: place.clone(),
+            source: StartError::NoKubernetes,
+        }),
+        Backend::CertManager(CertManagerSpec { namespace: place, .. }) => Err(Mistake {
+            signer: spec.name.clone(),
+            place: place.clone(),
+            source: StartError::NoKubernetes,
+        }),
     }
 }
