@@ -1,7 +1,5 @@
 //! Whether there is a Kubernetes, where its API server is, and who we are in it.
 
-use std::path::PathBuf;
-
 use clap::Args;
 use ensign_daemon::settings::Checker;
 
@@ -53,45 +51,49 @@ pub(super) struct KubernetesArgs {
     installation: String,
 }
 
+/// A mistake was noted, so there is nothing to run with.
+#[derive(Debug)]
+pub(super) struct Noted;
+
 impl KubernetesArgs {
-    /// `Some(None)`: no Kubernetes at all.
-    pub(super) fn check(&self, c: &mut Checker<'_>, jwks_file: bool) -> Option<Option<KubernetesConfig>> {
+    /// `None`: no Kubernetes at all.
+    pub(super) fn check(&self, c: &mut Checker<'_>, jwks_file: bool) -> Result<Option<KubernetesConfig>, Noted> {
         let source = self.source(c, jwks_file)?;
         let own_namespace = match &self.own_namespace {
-            Some(name) => Some(label(c, "own_namespace", name)?),
+            Some(name) => Some(label(c, "own_namespace", name).ok_or(Noted)?),
             None => None,
         };
         let istio_namespace = label(c, "istio_namespace", &self.istio_namespace);
         let installation = label(c, "installation", &self.installation);
-        let Some(source) = source else { return Some(None) };
-        Some(Some(KubernetesConfig {
+        let Some(source) = source else { return Ok(None) };
+        Ok(Some(KubernetesConfig {
             source,
             own_namespace,
             pod_name: self.pod_name.clone().filter(|name| !name.is_empty()),
-            istio_namespace: istio_namespace?,
-            installation: installation?,
+            istio_namespace: istio_namespace.ok_or(Noted)?,
+            installation: installation.ok_or(Noted)?,
         }))
     }
 
-    fn source(&self, c: &mut Checker<'_>, jwks_file: bool) -> Option<Option<ClusterSource>> {
+    fn source(&self, c: &mut Checker<'_>, jwks_file: bool) -> Result<Option<ClusterSource>, Noted> {
         let file = self.kubeconfig.as_deref().filter(|path| !path.is_empty());
-        let where_ = match (self.kubernetes.as_deref(), file) {
+        let said = match (self.kubernetes.as_deref(), file) {
             (Some(said), _) => said,
             (None, Some(_)) => "kubeconfig",
             (None, None) if jwks_file => "off",
             (None, None) => "in-cluster",
         };
-        match where_ {
-            "off" => Some(None),
-            "in-cluster" => Some(Some(ClusterSource::InCluster)),
-            "kubeconfig" => Some(Some(ClusterSource::Kubeconfig {
-                path: PathBuf::from(path(c, "kubeconfig", file)?),
+        match said {
+            "off" => Ok(None),
+            "in-cluster" => Ok(Some(ClusterSource::InCluster)),
+            "kubeconfig" => Ok(Some(ClusterSource::Kubeconfig {
+                path: path(c, "kubeconfig", file).ok_or(Noted)?,
                 context: self.context.clone().filter(|name| !name.is_empty()),
             })),
             other => {
                 let why = "there is no such place to look for an API server";
                 c.refuse("kubernetes", other, "off, in-cluster or kubeconfig", why);
-                None
+                Err(Noted)
             }
         }
     }

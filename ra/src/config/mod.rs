@@ -159,7 +159,7 @@ impl Config {
         let config = (|| {
             Some(Self {
                 policy_file: policy_file?,
-                kubernetes: kubernetes?,
+                kubernetes: kubernetes.ok()?,
                 authn: authn?,
                 limits: limits?,
                 signer_timeout: signer_timeout?,

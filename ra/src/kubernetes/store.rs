@@ -68,7 +68,7 @@ impl ObjectKey {
 
 // === impl Store ===
 
-impl<K> Store<K, K> {
+impl<V> Store<V, V> {
     /// Keeps whole objects.
     pub fn whole() -> Self {
         Self::keeping(|object| object)

@@ -199,12 +199,8 @@ async fn start(spec: &SignerSpec, host: &Host) -> Result<Running, Mistake> {
                 _tasks: stop.drop_guard(),
             })
         }
-        Backend::KubernetesCsr(KubernetesCsrSpec { signer_name: place, .. }) => Err(Mistake {
-            signer: spec.name.clone(),
-            place: place.clone(),
-            source: StartError::NoKubernetes,
-        }),
-        Backend::CertManager(CertManagerSpec { namespace: place, .. }) => Err(Mistake {
+        Backend::KubernetesCsr(KubernetesCsrSpec { signer_name: place, .. })
+        | Backend::CertManager(CertManagerSpec { namespace: place, .. }) => Err(Mistake {
             signer: spec.name.clone(),
             place: place.clone(),
             source: StartError::NoKubernetes,
