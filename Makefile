@@ -1,5 +1,6 @@
 # Every command of the project. `make help` lists them; `make demo` and `make test` each work on a fresh clone.
-# Needed on the machine: cargo and rustc (see rust-version in Cargo.toml), gcc, make, python3 with pip or venv.
+# Needed on the machine: cargo and rustc (see rust-version in Cargo.toml), gcc, make, python3 with pip or venv; for `make test`
+# and `make cluster` Go 1.25 or newer.
 
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
@@ -24,18 +25,23 @@ NAMES   := --target all --prefix none --format {p}
 ONLY     = awk '$$1 == "$(1)" { wanted = 1 } $$1 == "$(2)" { other = 1 } END { if (!wanted || other) \
 	{ print "crypto provider: $(1) alone should be linked; wanted found: " wanted + 0 ", $(2) found: " other + 0; exit 1 } }'
 
-.PHONY: help setup build demo test test-aws-lc-rs lint bench fmt
+.PHONY: help setup tools kubernetes build demo test test-aws-lc-rs lint bench fmt
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## Fetch the pinned tools (Envoy, cargo-deny, cargo-nextest); other commands call it
+setup: tools kubernetes ## Fetch and build everything that tests need; other commands call what they need of it
+
+tools: ## Fetch the pinned tools (Envoy, cargo-deny, cargo-nextest)
 	@testbed/tools/setup.sh
+
+kubernetes: ## Build the Kubernetes and cert-manager of the test bed (some ten minutes, once per machine; needs Go)
+	@testbed/kubernetes/build.sh
 
 build: ## Build every program
 	$(CARGO) build $(LOCKED) --workspace --bins
 
-demo: setup build ## Watch real Envoys speak mTLS with our certificates: rotation under load, signers kept apart
+demo: tools build ## Watch real Envoys speak mTLS with our certificates: rotation under load, signers kept apart
 	@exec $(TARGET)/debug/ensign-demo
 
 test: setup ## Run every test, on real Envoys where a user would have one
@@ -43,11 +49,11 @@ test: setup ## Run every test, on real Envoys where a user would have one
 	$(NEXTEST) --workspace
 	$(MAKE) test-aws-lc-rs
 
-test-aws-lc-rs: setup ## Run the unit tests and one on real Envoys with the other crypto provider (part of `test`)
+test-aws-lc-rs: tools ## Run the unit tests and one on real Envoys with the other crypto provider (part of `test`)
 	$(CARGO) build $(LOCKED) --lib --bins --test ring_envoy $(AWS)
 	$(NEXTEST) --lib --bins --test ring_envoy $(AWS) -E 'not binary(ring_envoy) or test(/^provider::/)'
 
-lint: setup ## Formatting, clippy, rustdoc, dependency policy, tidy rules
+lint: tools ## Formatting, clippy, rustdoc, dependency policy, tidy rules
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(LOCKED) --workspace --lib --bins $(ONE_GRAPH) -- -D warnings
 	$(CARGO) clippy $(LOCKED) --workspace --tests --benches -- -D warnings $(IN_TESTS)

@@ -8,6 +8,7 @@
     reason = "a test driver starts processes, writes their files and reads the environment; nothing waits on its threads"
 )]
 
+pub mod cluster;
 pub mod envoy;
 pub mod folder;
 pub mod http;

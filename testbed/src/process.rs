@@ -110,6 +110,11 @@ impl Program {
             .with_context(|| format!("{} has ended; its last lines:\n{}", self.spec.name, self.log.tail()))
     }
 
+    /// Whether it has ended, by itself or not.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// SIGKILL, then waits for its end.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
         self.child

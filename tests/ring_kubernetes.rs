@@ -1,0 +1,6 @@
+//! Ring `kubernetes`: a real Kubernetes with a real cert-manager.
+//!
+//! Most tests share one cluster per run and have a namespace each; those that break a component have their own.
+
+#[path = "ring_kubernetes/bed.rs"]
+mod bed;
