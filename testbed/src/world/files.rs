@@ -20,10 +20,17 @@ use crate::{
 /// How the RA is started.
 pub(super) fn ra(folder: &Folder, spec: &WorldSpec) -> anyhow::Result<Spec> {
     let path = |name: &str| folder.join(name).display().to_string();
-    let flags = [
-        ("--policy-file", path("policy.yaml")),
-        ("--jwks-file", path("jwks.json")),
-        ("--token-issuer", ISSUER.to_owned()),
+    let mut flags = match &spec.cluster {
+        Some(_) => vec![("--kubeconfig", path(KUBECONFIG))],
+        None => vec![
+            ("--jwks-file", path("jwks.json")),
+            ("--token-issuer", ISSUER.to_owned()),
+        ],
+    };
+    if has_policy(spec) {
+        flags.push(("--policy-file", path("policy.yaml")));
+    }
+    flags.extend([
         ("--serving-ca-dir", path("serving-ca")),
         ("--serving-root-file", path("ra-root.pem")),
         ("--grpc-addr", "127.0.0.1:0".to_owned()),
@@ -31,7 +38,7 @@ pub(super) fn ra(folder: &Folder, spec: &WorldSpec) -> anyhow::Result<Spec> {
         ("--metrics-addr", "127.0.0.1:0".to_owned()),
         ("--addresses-file", path("ra.addresses")),
         ("--log-format", "json".to_owned()),
-    ];
+    ]);
     let args = flags
         .into_iter()
         .flat_map(|(flag, value)| [flag.to_owned(), value])
@@ -137,15 +144,35 @@ fn workloads(folder: &Folder, spec: &WorldSpec, node: usize) -> String {
     pretty(&json!({ "apiVersion": "ensign.mesh/v1", "workloads": entries.collect::<Vec<_>>() }))
 }
 
-/// Writes the policy file.
+/// Writes the policy file, if there is to be one.
 pub(super) fn write_policy(folder: &Folder, spec: &WorldSpec) -> anyhow::Result<()> {
-    folder.write("policy.yaml", policy(folder, spec)).map(drop)
+    if has_policy(spec) {
+        folder.write("policy.yaml", policy(folder, spec))?;
+    }
+    Ok(())
+}
+
+/// Without a cluster there is nothing else to say who may have what.
+fn has_policy(spec: &WorldSpec) -> bool {
+    spec.cluster.is_none() || !spec.rules.is_empty()
+}
+
+/// Writes how the RA reaches its cluster.
+pub(super) fn write_cluster(folder: &Folder, spec: &WorldSpec) -> anyhow::Result<()> {
+    if let Some(place) = &spec.cluster {
+        folder.write(KUBECONFIG, &place.kubeconfig)?;
+    }
+    Ok(())
 }
 
 /// Writes one file for each node, and one token for each workload.
 pub(super) fn write_workloads(folder: &Folder, tokens: &TokenMint, spec: &WorldSpec) -> anyhow::Result<()> {
     for workload in &spec.workloads {
-        write_token(folder, tokens, workload)?;
+        let token = match &spec.cluster {
+            Some(place) => place.tokens.get(&workload.name).cloned().unwrap_or_default(),
+            None => tokens.mint(&Claims::service_account(&workload.namespace, &workload.name)),
+        };
+        write_atomically(&token_file(folder.path(), workload), token.as_bytes())?;
     }
     for node in 0..spec.nodes() {
         folder.write(&workloads_file(node), workloads(folder, spec, node))?;
@@ -170,11 +197,6 @@ fn agent_name(node: usize) -> String {
     }
 }
 
-fn write_token(folder: &Folder, tokens: &TokenMint, workload: &Workload) -> anyhow::Result<()> {
-    let token = tokens.mint(&Claims::service_account(&workload.namespace, &workload.name));
-    write_atomically(&token_file(folder.path(), workload), token.as_bytes())
-}
-
 fn token_file(folder: &Path, workload: &Workload) -> PathBuf {
     folder.join(format!("{}.token", workload.name))
 }
@@ -187,3 +209,6 @@ pub(super) fn socket(folder: &Folder, workload: &str) -> PathBuf {
 fn pretty(value: &Value) -> String {
     format!("{value:#}\n")
 }
+
+/// The RA's, within the world's folder.
+const KUBECONFIG: &str = "kubeconfig";

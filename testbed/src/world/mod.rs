@@ -1,12 +1,14 @@
 //! One small mesh in one folder: token issuer, policy, workloads, the RA and an agent per node.
 //!
-//! What it holds is `spec`'s, what that means in files and flags is `files`'. Files are written before the programs start and may be rewritten while they run ([`World::write_policy`],
-//! [`World::write_workloads`]). Envoys are started by the scenarios, with the sockets and ids from here.
+//! What it holds is `spec`'s, what that means in files and flags is `files`'. Files are written before the programs start
+//! and may be rewritten while they run ([`World::write_policy`], [`World::write_workloads`]). Envoys are started by the
+//! scenarios, with the sockets and ids from here. With a [`ClusterPlace`] the tokens are a cluster's, and so are the
+//! signers and the policy that the RA finds there.
 
 mod files;
 mod spec;
 
-pub use self::spec::{Rule, Signer, Workload, WorldSpec};
+pub use self::spec::{ClusterPlace, Rule, Signer, Workload, WorldSpec};
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -54,6 +56,7 @@ impl World {
         let tokens = TokenMint::rs256("test-key");
         folder.write("jwks.json", tokens::jwks(&[&tokens]))?;
         files::plug_in_cas(&folder, &spec)?;
+        files::write_cluster(&folder, &spec)?;
         files::write_policy(&folder, &spec)?;
         files::write_workloads(&folder, &tokens, &spec)?;
 

@@ -1,6 +1,6 @@
 //! What a world is made of: signers, rules, workloads, and settings of both programs.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 /// What a world holds at its start.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +20,17 @@ pub struct WorldSpec {
     pub logs: Option<String>,
     /// Environment of the RA.
     pub ra_env: BTreeMap<String, String>,
+    /// The cluster that it belongs to; without one, tokens, policy and signers are files.
+    pub cluster: Option<ClusterPlace>,
+}
+
+/// What a world has from a cluster. Its policy file is written only if it has rules.
+#[derive(Clone, Default)]
+pub struct ClusterPlace {
+    /// The RA's kubeconfig, as text.
+    pub kubeconfig: String,
+    /// Each workload's token, by its name in the file.
+    pub tokens: BTreeMap<String, String>,
 }
 
 /// One rule of the policy, for all accounts of a namespace.
@@ -149,6 +160,15 @@ impl WorldSpec {
             .max()
             .unwrap_or_default()
             + 1
+    }
+}
+
+// === impl ClusterPlace ===
+
+impl fmt::Debug for ClusterPlace {
+    /// All of it is secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterPlace").finish_non_exhaustive()
     }
 }
 
