@@ -3,22 +3,27 @@
 //! Owns beginning, resuming and beginning anew: after a closed stream the watch goes on where it was, after 410 (or an
 //! absent kind) it lists again, and it tells its [`Follower`] which objects are gone since. A broken watch is tried
 //! again for ever, with backoff. [`Watched`] says whether what the follower knows can be relied on now.
+//!
+//! kube's own watcher does all of this but the last: it says nothing when a watch stands again after a failure, so that
+//! whoever follows a kind that changes rarely (service accounts) would think for hours that the watch is still broken.
 
+use std::convert::Infallible;
 use std::fmt::Debug;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ensign_daemon::logging;
 use futures::StreamExt as _;
-use kube::Resource;
-use kube::api::Api;
-use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::api::{Api, ListParams, WatchEvent, WatchParams};
+use kube::runtime::watcher;
+use kube::{Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::error::ApiError;
 use super::meter::KubernetesMetrics;
 
 /// Learns of every change of the objects of one watch, in order, from one task.
@@ -51,9 +56,23 @@ pub enum WatchState {
 #[derive(Debug, Clone)]
 pub struct Watched(watch::Receiver<WatchState>);
 
+/// The work behind one [`Watched`].
+struct Follow<K, F> {
+    name: Arc<str>,
+    api: Api<K>,
+    config: watcher::Config,
+    follower: Arc<F>,
+    metrics: KubernetesMetrics,
+    tell: watch::Sender<WatchState>,
+}
+
+/// The time until the next attempt.
+#[derive(Debug)]
+struct Backoff(Duration);
+
 /// Follows the objects of `api` that fit `config`, until `stop`. The future is the work; it has no error of its own.
 pub fn follow<K, F>(
-    name: &'static str,
+    name: impl Into<Arc<str>>,
     api: Api<K>,
     config: watcher::Config,
     follower: Arc<F>,
@@ -65,58 +84,168 @@ where
     F: Follower<K>,
 {
     let (tell, state) = watch::channel(WatchState::Starting);
+    let follow = Follow {
+        name: name.into(),
+        api,
+        config,
+        follower,
+        metrics,
+        tell,
+    };
     let run = async move {
-        let mut events = Box::pin(watcher(api, config).default_backoff());
-        loop {
-            let event = tokio::select! {
-                () = stop.cancelled() => return,
-                event = events.next() => event,
-            };
-            match event {
-                Some(Ok(event)) => {
-                    let synced = matches!(
-                        event,
-                        watcher::Event::InitDone | watcher::Event::Apply(_) | watcher::Event::Delete(_)
-                    );
-                    hand_over(&*follower, event);
-                    if synced && *tell.borrow() != WatchState::Synced {
-                        tracing::info!(watch = name, "watch complete");
-                        tell.send_replace(WatchState::Synced);
-                    }
-                    metrics.watch_synced(name, *tell.borrow() == WatchState::Synced);
-                }
-                Some(Err(error)) => {
-                    metrics.watch_broke(name);
-                    broken(name, &tell, &error);
-                    metrics.watch_synced(name, *tell.borrow() == WatchState::Synced);
-                }
-                // The watcher never ends by itself.
-                None => return,
-            }
+        let ended = stop.run_until_cancelled(follow.run()).await;
+        // The work never ends by itself.
+        match ended {
+            None => follow.metrics.watch_gone(&follow.name),
+            Some(never) => match never {},
         }
     };
     (Watched(state), run)
 }
 
-fn hand_over<K, F: Follower<K>>(follower: &F, event: watcher::Event<K>) {
-    match event {
-        watcher::Event::Init => follower.begin(),
-        watcher::Event::InitApply(object) | watcher::Event::Apply(object) => follower.apply(object),
-        watcher::Event::Delete(object) => follower.delete(object),
-        watcher::Event::InitDone => follower.complete(),
+// === impl Follow ===
+
+impl<K, F> Follow<K, F>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    F: Follower<K>,
+{
+    async fn run(&self) -> Infallible {
+        let mut backoff = Backoff::default();
+        loop {
+            match self.list().await {
+                Ok(version) => self.resume(version, &mut backoff).await,
+                Err(error) => self.broken(error, &mut backoff).await,
+            }
+        }
+    }
+
+    /// A full list, page by page; returns the version from which to watch.
+    async fn list(&self) -> Result<String, kube::Error> {
+        self.follower.begin();
+        let mut params = ListParams {
+            label_selector: self.config.label_selector.clone(),
+            field_selector: self.config.field_selector.clone(),
+            limit: self.config.page_size,
+            ..ListParams::default()
+        };
+        loop {
+            let page = self.api.list(&params).await?;
+            for object in page.items {
+                self.follower.apply(object);
+            }
+            params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+            if params.continue_token.is_none() {
+                self.follower.complete();
+                self.alive();
+                return Ok(page.metadata.resource_version.unwrap_or_default());
+            }
+        }
+    }
+
+    /// Watches from `version` on, stream after stream, until that version is too old to go on from.
+    async fn resume(&self, mut version: String, backoff: &mut Backoff) {
+        loop {
+            let began = Instant::now();
+            let outcome = self.watch(&mut version).await;
+            if began.elapsed() > STEADY {
+                *backoff = Backoff::default();
+            }
+            match outcome {
+                // Servers close a watch every few minutes; one that closes each at once is not asked in a tight loop.
+                Ok(()) if began.elapsed() > STEADY => {}
+                Ok(()) => backoff.wait(None).await,
+                Err(error) if is_gone(&error) => return self.broken(error, backoff).await,
+                Err(error) => self.broken(error, backoff).await,
+            }
+        }
+    }
+
+    /// One stream, to its end.
+    async fn watch(&self, version: &mut String) -> Result<(), kube::Error> {
+        let lifetime = self.config.timeout.unwrap_or(LIFETIME);
+        let params = WatchParams {
+            label_selector: self.config.label_selector.clone(),
+            field_selector: self.config.field_selector.clone(),
+            timeout: Some(lifetime),
+            bookmarks: self.config.bookmarks,
+            send_initial_events: false,
+        };
+        let mut events = pin!(self.api.watch(&params, version).await?);
+        self.alive();
+        let idle = Duration::from_secs(u64::from(lifetime)) + IDLE_MARGIN;
+        while let Ok(Some(event)) = timeout(idle, events.next()).await {
+            match event? {
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                    note(version, object.resource_version());
+                    self.follower.apply(object);
+                }
+                WatchEvent::Deleted(object) => {
+                    note(version, object.resource_version());
+                    self.follower.delete(object);
+                }
+                WatchEvent::Bookmark(bookmark) => note(version, Some(bookmark.metadata.resource_version)),
+                WatchEvent::Error(status) => return Err(kube::Error::Api(status)),
+            }
+        }
+        Ok(())
+    }
+
+    fn alive(&self) {
+        if *self.tell.borrow() != WatchState::Synced {
+            tracing::info!(watch = &*self.name, "watch complete");
+            self.tell.send_replace(WatchState::Synced);
+        }
+        self.metrics.watch_synced(&self.name, true);
+    }
+
+    async fn broken(&self, error: kube::Error, backoff: &mut Backoff) {
+        let error = ApiError::from(error);
+        self.tell.send_if_modified(|state| {
+            let first = matches!(state, WatchState::Synced);
+            if first {
+                *state = WatchState::Broken { since: Instant::now() };
+            }
+            first
+        });
+        self.metrics.watch_broke(&self.name);
+        self.metrics.watch_synced(&self.name, false);
+        tracing::warn!(watch = &*self.name, %error, "watch broken, beginning it again");
+        backoff.wait(Some(&error)).await;
     }
 }
 
-fn broken(name: &str, tell: &watch::Sender<WatchState>, error: &watcher::Error) {
-    let error = logging::chain(error);
-    tell.send_if_modified(|state| {
-        let first = matches!(state, WatchState::Synced);
-        if first {
-            *state = WatchState::Broken { since: Instant::now() };
-        }
-        first
-    });
-    tracing::warn!(watch = name, error, "watch broken, beginning it again");
+/// The version to go on from; objects of a real API server always have one.
+fn note(version: &mut String, seen: Option<String>) {
+    if let Some(seen) = seen.filter(|seen| !seen.is_empty()) {
+        *version = seen;
+    }
+}
+
+/// 410: the server no longer knows what happened since that version.
+fn is_gone(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 410)
+}
+
+// === impl Backoff ===
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self(BACKOFF_FIRST)
+    }
+}
+
+impl Backoff {
+    /// Waits, jittered so that replicas do not come back together; longer each time, or as long as the server asks.
+    async fn wait(&mut self, error: Option<&ApiError>) {
+        let jittered = self.0.mul_f64(fastrand::f64() + 0.5);
+        let pause = match error {
+            Some(ApiError::Throttled { retry_after, .. }) => jittered.max(*retry_after),
+            _ => jittered,
+        };
+        self.0 = (self.0 * 2).min(BACKOFF_MAX);
+        sleep(pause).await;
+    }
 }
 
 // === impl Watched ===
@@ -147,5 +276,158 @@ impl Watched {
     /// Waits for the next change of state; `false` if the watch ended.
     pub async fn changed(&mut self) -> bool {
         self.0.changed().await.is_ok()
+    }
+}
+
+const BACKOFF_FIRST: Duration = Duration::from_millis(200);
+/// A server that was restarted is found again within this time.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// A stream that lived so long worked.
+const STEADY: Duration = Duration::from_secs(5);
+/// Seconds for which a stream is asked for: below the 300 s after which proxies on the way may cut it.
+const LIFETIME: u32 = 290;
+/// Beyond its lifetime a silent stream is dead.
+const IDLE_MARGIN: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Poll};
+
+    use bytes::Bytes;
+    use http::{Request, Response, StatusCode};
+    use http_body::Frame;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::Client;
+    use parking_lot::Mutex;
+    use tower::BoxError;
+
+    use super::*;
+    use crate::kubernetes::{ObjectKey, Store};
+
+    /// A body that says this, and then ends or stays open.
+    struct Says(Option<Bytes>, bool);
+
+    impl http_body::Body for Says {
+        type Data = Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+            match self.0.take() {
+                Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                None if self.1 => Poll::Pending,
+                None => Poll::Ready(None),
+            }
+        }
+    }
+
+    fn config_map(name: &str, version: &str) -> serde_json::Value {
+        serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"namespace": "foo", "name": name, "resourceVersion": version}})
+    }
+
+    fn listed(version: &str, names: &[&str]) -> Says {
+        let items: Vec<_> = names.iter().map(|name| config_map(name, version)).collect();
+        let list = serde_json::json!({"apiVersion": "v1", "kind": "ConfigMapList",
+            "metadata": {"resourceVersion": version}, "items": items});
+        Says(Some(list.to_string().into()), false)
+    }
+
+    fn said(kind: &str, object: &serde_json::Value) -> Bytes {
+        format!("{}\n", serde_json::json!({"type": kind, "object": object})).into()
+    }
+
+    /// Follows ConfigMaps of a server that answers its requests by this script; the last answer is for all that follow.
+    fn followed(script: Vec<(u16, Says)>) -> (Watched, Arc<Store<ConfigMap>>, Arc<Mutex<Vec<String>>>) {
+        let script = Arc::new(Mutex::new(script.into_iter().map(Some).collect::<Vec<_>>()));
+        let (asked, count) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(0)));
+        let seen = Arc::clone(&asked);
+        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+            seen.lock().push(request.uri().to_string());
+            let answer = script
+                .lock()
+                .get_mut(count.fetch_add(1, Ordering::Relaxed))
+                .and_then(Option::take);
+            async move {
+                let (code, body) = answer.unwrap_or((200, Says(None, true)));
+                let mut response = Response::new(body);
+                *response.status_mut() = StatusCode::from_u16(code).unwrap();
+                Ok::<_, BoxError>(response)
+            }
+        });
+        let api = Api::<ConfigMap>::all(Client::new(service, "default"));
+        let store = Arc::new(Store::whole());
+        let (watched, work) = follow(
+            "config maps",
+            api,
+            watcher::Config::default(),
+            Arc::clone(&store),
+            KubernetesMetrics::default(),
+            CancellationToken::new(),
+        );
+        #[expect(clippy::disallowed_methods, reason = "it ends with the test's runtime")]
+        tokio::spawn(work);
+        (watched, store, asked)
+    }
+
+    fn failure(code: u16) -> Says {
+        let status = serde_json::json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
+            "message": "no", "reason": "x", "code": code});
+        Says(Some(status.to_string().into()), false)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_stands_again_is_fresh_though_nothing_happens() {
+        let script = vec![
+            (200, listed("5", &["a"])),
+            (200, Says(Some(said("MODIFIED", &config_map("a", "6"))), false)),
+            (500, failure(500)),
+            (200, Says(None, true)),
+        ];
+        let (mut watched, _store, asked) = followed(script);
+        assert!(watched.synced().await);
+        while !matches!(watched.state(), WatchState::Broken { .. }) {
+            assert!(watched.changed().await);
+        }
+        while watched.state() != WatchState::Synced {
+            assert!(watched.changed().await);
+        }
+        let asked = asked.lock();
+        assert_eq!(asked.len(), 4, "{asked:?}");
+        assert!(
+            asked[3].contains("resourceVersion=6"),
+            "it goes on where it was: {}",
+            asked[3]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_happened_beyond_a_410_is_learned_by_a_new_list() {
+        let script = vec![
+            (200, listed("5", &["a", "b"])),
+            (
+                200,
+                Says(
+                    Some(said(
+                        "ERROR",
+                        &serde_json::json!({"code": 410, "reason": "Expired", "status": "Failure"}),
+                    )),
+                    true,
+                ),
+            ),
+            (200, listed("9", &["b"])),
+        ];
+        let (mut watched, store, asked) = followed(script);
+        let mut gone = store.subscribe(ObjectKey::new("foo", "a"));
+        while gone.current().is_none() {
+            gone.next().await;
+        }
+        assert!(gone.next().await.is_none());
+        while watched.state() != WatchState::Synced {
+            assert!(watched.changed().await);
+        }
+        assert_eq!(store.len(), 1);
+        assert!(asked.lock().len() >= 3);
     }
 }

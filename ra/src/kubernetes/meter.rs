@@ -84,6 +84,15 @@ impl KubernetesMetrics {
         self.watches.get_or_create(&labels).set(i64::from(synced));
     }
 
+    /// A watch that nobody needs any more has no state.
+    pub(super) fn watch_gone(&self, watch: &str) {
+        let labels = WatchLabels {
+            watch: watch.to_owned(),
+        };
+        self.watches.remove(&labels);
+        self.restarts.remove(&labels);
+    }
+
     pub(super) fn watch_broke(&self, watch: &str) {
         let labels = WatchLabels {
             watch: watch.to_owned(),
