@@ -366,7 +366,6 @@ mod tests {
             KubernetesMetrics::default(),
             CancellationToken::new(),
         );
-        #[expect(clippy::disallowed_methods, reason = "it ends with the test's runtime")]
         tokio::spawn(work);
         (watched, store, asked)
     }
