@@ -1,32 +1,56 @@
-//! Which signer a workload may use, for how long and with which keys (I7): the operator's word, from a file.
+//! Which signer a workload may use, for how long and with which keys (I7): the operator's word.
 //!
-//! A [`Policy`] is immutable and complete: a request is judged by one of them from beginning to end, whatever is
-//! reloaded meanwhile. The signer that a workload asks for is a wish within the policy, never more.
-//! Left to others: building signers (`signer`), reading and watching the file (`desk`).
+//! It comes from a file, from Istio's own configuration, or from both ([`Sources`]). A [`Policy`] is immutable and
+//! complete: a request is judged by one of them from beginning to end, whatever is reloaded meanwhile. The signer that a
+//! workload asks for is a wish within the policy, never more.
+//! Left to others: building signers (`signer`), reading and watching what a policy is made of (`desk`, `mesh`).
 
-mod file;
+mod compose;
+mod defaults;
+mod denial;
+mod form;
+mod istio;
+mod mistakes;
 mod rules;
+mod signers;
 mod spec;
 mod ttl;
 
 use ensign_pki::{KeyType, TrustDomain};
-use thiserror::Error;
 
-pub use file::{API_VERSION, PolicyError};
+pub use compose::{API_VERSION, Istio, Sources};
+pub use defaults::ChosenBy;
+pub use denial::Denial;
+pub use istio::{IstioSettings, SignerChoice};
+pub use mistakes::PolicyError;
 pub use spec::{Backend, CertManagerSpec, IssuerRef, KubernetesCsrSpec, LocalSpec, RequestSpec, RootsSpec, SignerSpec};
 pub(crate) use spec::{is_dns_label, is_dns_subdomain};
 pub use ttl::{TtlBounds, TtlChange};
 
+use self::defaults::{DefaultSigner, Defaults};
+use self::rules::Rule;
 use crate::signer::SignerName;
-use rules::Rule;
 
-/// A policy file that was read, valid in itself.
+/// A policy, valid in itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     trust_domain: TrustDomain,
     key_types: Vec<KeyType>,
     signers: Vec<SignerPolicy>,
-    rules: Vec<Rule>,
+    rootless: Vec<Rootless>,
+    choice: Choice,
+    defaults: Defaults,
+}
+
+/// Who may use which signer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Choice {
+    /// As the rules of a file say.
+    Rules(Vec<Rule>),
+    /// Everybody its default, and nothing else.
+    DefaultOnly,
+    /// Everybody any of these.
+    Any(Vec<SignerName>),
 }
 
 /// What a request wants, by a caller who is known.
@@ -49,48 +73,12 @@ pub struct Wish<'a> {
 pub struct Grant {
     /// The signer to use.
     pub signer: SignerName,
+    /// Who chose it.
+    pub chosen_by: ChosenBy,
     /// The lifetime to ask of it.
     pub ttl: std::time::Duration,
     /// How that lifetime differs from the one asked for.
     pub ttl_change: TtlChange,
-}
-
-/// Why the policy refuses a wish.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum Denial {
-    /// No rule fits the identity.
-    #[error("no rule of the policy fits {namespace}/{service_account}; add one that names it")]
-    NoRule {
-        /// Namespace of the identity.
-        namespace: String,
-        /// Service account of the identity.
-        service_account: String,
-    },
-    /// The rule that fits does not allow the signer.
-    #[error("signer {signer} is not allowed to {namespace}/{service_account}; its rule allows {allowed}")]
-    SignerNotAllowed {
-        /// The signer asked for.
-        signer: SignerName,
-        /// Namespace of the identity.
-        namespace: String,
-        /// Service account of the identity.
-        service_account: String,
-        /// The signers of the rule.
-        allowed: String,
-    },
-    /// No signer was asked for, and the rule that fits has no default.
-    #[error("{namespace}/{service_account} asked for no signer and its rule has no default; expected one of {allowed}")]
-    NoDefault {
-        /// Namespace of the identity.
-        namespace: String,
-        /// Service account of the identity.
-        service_account: String,
-        /// The signers of the rule.
-        allowed: String,
-    },
-    /// Keys of this type are not allowed.
-    #[error("keys of type {0} are not allowed by keyTypes of the policy")]
-    KeyType(KeyType),
 }
 
 /// A signer with the lifetimes that it may be asked for.
@@ -100,21 +88,27 @@ struct SignerPolicy {
     ttl: TtlBounds,
 }
 
+/// A signer that has no roots, so nothing that it signs could be checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Rootless {
+    name: SignerName,
+    why: String,
+}
+
 // === impl Policy ===
 
 impl Policy {
-    /// Reads a policy file's text.
+    /// Reads a policy file's text, where that is all there is.
     pub fn parse(text: &str) -> Result<Self, PolicyError> {
-        file::parse(text)
+        Self::compose(Sources {
+            file: Some(text),
+            ..Sources::default()
+        })
     }
 
-    fn new(trust_domain: TrustDomain, key_types: Vec<KeyType>, signers: Vec<SignerPolicy>, rules: Vec<Rule>) -> Self {
-        Self {
-            trust_domain,
-            key_types,
-            signers,
-            rules,
-        }
+    /// Makes one policy of what there is.
+    pub fn compose(sources: Sources<'_>) -> Result<Self, PolicyError> {
+        compose::compose(sources)
     }
 
     /// The trust domain of every identity that this authority certifies.
@@ -127,73 +121,140 @@ impl Policy {
         self.signers.iter().map(|signer| &signer.spec)
     }
 
+    /// Signers that are defined and refused to everybody, each with the reason: somebody should act.
+    pub fn refused_signers(&self) -> impl Iterator<Item = (&SignerName, &str)> {
+        self.rootless.iter().map(|signer| (&signer.name, &*signer.why))
+    }
+
+    /// Whether every workload may use every signer of the mesh configuration.
+    pub fn is_any_mesh_signer(&self) -> bool {
+        matches!(self.choice, Choice::Any(_))
+    }
+
     /// Judges a wish.
     pub fn grant(&self, wish: Wish<'_>) -> Result<Grant, Denial> {
         if !self.key_types.contains(&wish.key_type) {
             return Err(Denial::KeyType(wish.key_type));
         }
+        let (name, chosen_by) = match &self.choice {
+            Choice::Rules(rules) => self.by_rules(rules, wish)?,
+            Choice::DefaultOnly => self.by_default(&[], wish)?,
+            Choice::Any(names) => self.by_default(names, wish)?,
+        };
+        let signer = self.ready(&name)?;
+        let (ttl, ttl_change) = signer.ttl.grant(wish.ttl_seconds);
+        Ok(Grant {
+            signer: name,
+            chosen_by,
+            ttl,
+            ttl_change,
+        })
+    }
+
+    /// The first rule that fits decides alone.
+    fn by_rules(&self, rules: &[Rule], wish: Wish<'_>) -> Result<(SignerName, ChosenBy), Denial> {
         let (namespace, service_account) = (wish.namespace, wish.service_account);
-        let rule = self
-            .rules
+        let rule = rules
             .iter()
             .find(|rule| rule.matches(namespace, service_account))
             .ok_or_else(|| Denial::NoRule {
                 namespace: namespace.to_owned(),
                 service_account: service_account.to_owned(),
             })?;
-        let signer = match (wish.signer, &rule.default) {
-            (Some(signer), _) if rule.allowed.contains(signer) => signer,
-            (Some(signer), _) => {
-                return Err(Denial::SignerNotAllowed {
-                    signer: signer.clone(),
-                    namespace: namespace.to_owned(),
-                    service_account: service_account.to_owned(),
-                    allowed: list(&rule.allowed),
-                });
-            }
-            (None, Some(default)) => default,
+        match (wish.signer, &rule.default) {
+            (Some(signer), _) if rule.allowed.contains(signer) => Ok((signer.clone(), ChosenBy::Request)),
+            (Some(signer), _) => Err(wish.not_allowed(signer, &rule.allowed)),
+            (None, Some(default)) => Ok((default.clone(), ChosenBy::Rule)),
             (None, None) => {
-                return Err(Denial::NoDefault {
+                let default = self.defaults.of(namespace).ok_or_else(|| Denial::NoDefault {
                     namespace: namespace.to_owned(),
                     service_account: service_account.to_owned(),
-                    allowed: list(&rule.allowed),
-                });
+                    why: format!("its rule has none; it allows {}", list(&rule.allowed)),
+                })?;
+                match rule.allowed.iter().find(|name| name.as_str() == default.signer) {
+                    Some(name) => Ok((name.clone(), default.by)),
+                    None => Err(Denial::DefaultNotAllowed {
+                        signer: default.signer,
+                        place: default.place,
+                        namespace: namespace.to_owned(),
+                        service_account: service_account.to_owned(),
+                        allowed: list(&rule.allowed),
+                    }),
+                }
             }
-        };
-        let (ttl, ttl_change) = self.ttl(signer).grant(wish.ttl_seconds);
-        Ok(Grant {
-            signer: signer.clone(),
-            ttl,
-            ttl_change,
-        })
+        }
     }
 
-    /// A rule only names signers that the file defines, so the shortest bounds of all are never needed; they are the
-    /// safe answer should that ever change.
-    fn ttl(&self, name: &SignerName) -> TtlBounds {
+    /// The default, or one of `others` that is asked for by name.
+    fn by_default(&self, others: &[SignerName], wish: Wish<'_>) -> Result<(SignerName, ChosenBy), Denial> {
+        let default = self.defaults.of(wish.namespace);
+        match (wish.signer, default) {
+            (Some(signer), _) if others.contains(signer) => Ok((signer.clone(), ChosenBy::Request)),
+            (Some(signer), Some(default)) if default.signer == signer.as_str() => {
+                Ok((self.known(default, wish)?.0, ChosenBy::Request))
+            }
+            (None, Some(default)) => self.known(default, wish),
+            (Some(signer), default) => {
+                let default = default.and_then(|default| default.signer.parse().ok());
+                let allowed: Vec<_> = default.into_iter().chain(others.iter().cloned()).collect();
+                Err(wish.not_allowed(signer, &allowed))
+            }
+            (None, None) => Err(Denial::NoDefault {
+                namespace: wish.namespace.to_owned(),
+                service_account: wish.service_account.to_owned(),
+                why: "no ProxyConfig of its namespace or of the root namespace, no proxyMetadata of the mesh \
+                      configuration and no K8S_SIGNER names one"
+                    .to_owned(),
+            }),
+        }
+    }
+
+    /// A default as a signer that is defined.
+    fn known(&self, default: DefaultSigner, wish: Wish<'_>) -> Result<(SignerName, ChosenBy), Denial> {
+        let ready = self.signers.iter().map(|signer| &signer.spec.name);
+        let mut all = ready.chain(self.rootless.iter().map(|signer| &signer.name));
+        match all.find(|name| name.as_str() == default.signer) {
+            Some(name) => Ok((name.clone(), default.by)),
+            None => Err(Denial::UnknownDefault {
+                signer: default.signer,
+                place: default.place,
+                namespace: wish.namespace.to_owned(),
+            }),
+        }
+    }
+
+    /// Whoever is chosen is defined, and so has roots or is known to lack them.
+    fn ready(&self, name: &SignerName) -> Result<&SignerPolicy, Denial> {
         self.signers
             .iter()
             .find(|signer| signer.spec.name == *name)
-            .or_else(|| self.signers.iter().min_by_key(|signer| signer.ttl.max()))
-            .map_or(TtlBounds::SHORTEST, |signer| signer.ttl)
+            .ok_or_else(|| {
+                let rootless = self.rootless.iter().find(|signer| signer.name == *name);
+                Denial::NoRoots {
+                    signer: name.clone(),
+                    why: rootless.map_or_else(|| "it is not defined".to_owned(), |signer| signer.why.clone()),
+                }
+            })
     }
 }
 
-// === impl Denial ===
+// === impl Wish ===
 
-impl Denial {
-    /// The word for metrics.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::NoRule { .. } => "no_rule",
-            Self::SignerNotAllowed { .. } => "signer_not_allowed",
-            Self::NoDefault { .. } => "no_default_signer",
-            Self::KeyType(_) => "key_type_not_allowed",
+impl Wish<'_> {
+    fn not_allowed(&self, signer: &SignerName, allowed: &[SignerName]) -> Denial {
+        Denial::SignerNotAllowed {
+            signer: signer.clone(),
+            namespace: self.namespace.to_owned(),
+            service_account: self.service_account.to_owned(),
+            allowed: list(allowed),
         }
     }
 }
 
 fn list(signers: &[SignerName]) -> String {
+    if signers.is_empty() {
+        return "none".to_owned();
+    }
     signers.iter().map(SignerName::as_str).collect::<Vec<_>>().join(", ")
 }
 

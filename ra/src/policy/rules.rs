@@ -5,6 +5,11 @@
 
 use std::collections::BTreeSet;
 
+use serde_saphyr::Spanned;
+
+use super::form::RuleForm;
+use super::mistakes::Mistakes;
+use super::spec::{is_dns_label, is_dns_subdomain};
 use crate::signer::SignerName;
 
 /// One rule of the policy.
@@ -29,6 +34,40 @@ impl Rule {
     pub(super) fn matches(&self, namespace: &str, service_account: &str) -> bool {
         self.namespaces.contains(namespace) && self.accounts.contains(service_account)
     }
+
+    /// What the file says; `signers` are the names that a rule may name.
+    pub(super) fn read(form: &RuleForm, signers: &BTreeSet<String>, mistakes: &mut Mistakes) -> Option<Self> {
+        let namespace = std::slice::from_ref(&form.namespace);
+        let namespaces = Names::read(namespace, is_dns_label, "namespace", mistakes);
+        let accounts = Names::read(&form.service_accounts, is_dns_subdomain, "serviceAccounts", mistakes);
+        if form.signers.is_empty() {
+            mistakes.at(&form.namespace, "the rule allows no signer: expected at least one");
+        }
+        let mut allowed = Vec::new();
+        for name in &form.signers {
+            if signers.contains(&name.value) {
+                allowed.extend(name.value.parse::<SignerName>().ok());
+            } else {
+                let what = format!("the rule allows signer {:?}, which is not defined", name.value);
+                mistakes.at(name, what);
+            }
+        }
+        let mut default = None;
+        if let Some(name) = &form.default {
+            if form.signers.iter().any(|allowed| allowed.value == name.value) {
+                default = name.value.parse().ok();
+            } else {
+                let what = format!("the rule's default {:?} is not among its signers", name.value);
+                mistakes.at(name, what);
+            }
+        }
+        Some(Self {
+            namespaces: namespaces?,
+            accounts: accounts?,
+            allowed,
+            default,
+        })
+    }
 }
 
 // === impl Names ===
@@ -39,5 +78,24 @@ impl Names {
             Self::Any => true,
             Self::Exactly(names) => names.contains(name),
         }
+    }
+
+    fn read(forms: &[Spanned<String>], valid: fn(&str) -> bool, what: &str, mistakes: &mut Mistakes) -> Option<Self> {
+        let Some(first) = forms.first() else {
+            mistakes.add(format!("{what} of a rule is empty: expected names or \"*\""));
+            return None;
+        };
+        if forms.iter().any(|form| form.value == "*") {
+            if forms.len() > 1 {
+                let why = format!("{what} has \"*\" beside names: expected one or the other");
+                mistakes.at(first, why);
+            }
+            return Some(Self::Any);
+        }
+        for form in forms.iter().filter(|form| !valid(&form.value)) {
+            let why = format!("{what}: {:?} is neither a Kubernetes name nor \"*\"", form.value);
+            mistakes.at(form, why);
+        }
+        Some(Self::Exactly(forms.iter().map(|form| form.value.clone()).collect()))
     }
 }

@@ -29,13 +29,6 @@ pub enum TtlChange {
 // === impl TtlBounds ===
 
 impl TtlBounds {
-    /// An hour at most: what is safe to grant where nothing else is known.
-    pub(super) const SHORTEST: Self = Self {
-        default: Duration::from_hours(1),
-        min: Duration::from_mins(10),
-        max: Duration::from_hours(1),
-    };
-
     /// Bounds, or the sentence that says why these are none.
     pub(super) fn new(default: Duration, min: Duration, max: Duration) -> Result<Self, String> {
         if min.is_zero() {
