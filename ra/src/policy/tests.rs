@@ -121,7 +121,7 @@ fn an_empty_rule_list_is_a_policy_that_refuses_all() {
 #[test_case("backdate: 2m", "backdate: 2h", "backdate is above"; "a long backdate")]
 #[test_case("P-256, ", "P-521, ", "line 6: keyTypes"; "an unknown key type")]
 #[test_case("- name: bar", "- name: foo", "line 12: signer \"foo\" is defined twice"; "a signer twice")]
-#[test_case("- name: bar", "- name: Bar", "line 12: signer"; "a signer that is no DNS label")]
+#[test_case("- name: bar", "- name: Bar", "line 12: signer"; "a signer in upper case")]
 #[test_case("  local: {dir: /etc/ensign/foo}\n", "", "signer \"foo\" has no backend"; "no backend")]
 #[test_case("signers: [foo, bar]", "signers: [foo, baz]", "signer \"baz\", which is not defined"; "an undefined signer in a rule")]
 #[test_case("signers: [foo, bar]", "signers: []", "allows no signer"; "a rule without signers")]

@@ -22,6 +22,8 @@ use thiserror::Error;
 use tokio::time::Instant;
 use tonic::Code;
 
+use crate::policy::is_dns_subdomain;
+
 pub use self::set::{Host, OpenError, Running, Signers};
 
 /// Something that turns a checked request into a certificate.
@@ -86,14 +88,15 @@ pub struct Pod {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct IdempotencyKey(Arc<str>);
 
-/// A signer's name as workloads see it in `CertSigner`: a DNS label, such as `foo`.
+/// A signer's name as workloads see it in `CertSigner`: a DNS subdomain, such as `foo`, or `ns.issuer` for an issuer of a
+/// namespace, as Istio's agents ask for it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SignerName(Arc<str>);
 
 /// A text that is no signer name.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error(
-    "signer name {name:?} is not a DNS label: use 1 to {MAX_LABEL} of a-z, 0-9 and '-', with '-' neither first nor last"
+    "signer name {name:?} is not a DNS subdomain: use labels of a-z, 0-9 and '-' with '.' between them, each of 1 to 63 characters with '-' neither first nor last, 253 in all"
 )]
 pub struct SignerNameError {
     name: String,
@@ -210,13 +213,7 @@ impl FromStr for SignerName {
     type Err = SignerNameError;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let label = (1..=MAX_LABEL).contains(&name.len())
-            && name
-                .bytes()
-                .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
-            && !name.starts_with('-')
-            && !name.ends_with('-');
-        if label {
+        if is_dns_subdomain(name) {
             Ok(Self(name.into()))
         } else {
             Err(SignerNameError {
@@ -231,6 +228,3 @@ impl Display for SignerName {
         f.write_str(&self.0)
     }
 }
-
-/// RFC 1123, as Kubernetes reads it.
-const MAX_LABEL: usize = 63;
