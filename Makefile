@@ -25,7 +25,7 @@ NAMES   := --target all --prefix none --format {p}
 ONLY     = awk '$$1 == "$(1)" { wanted = 1 } $$1 == "$(2)" { other = 1 } END { if (!wanted || other) \
 	{ print "crypto provider: $(1) alone should be linked; wanted found: " wanted + 0 ", $(2) found: " other + 0; exit 1 } }'
 
-.PHONY: help setup tools kubernetes build demo test test-aws-lc-rs lint bench fmt
+.PHONY: help setup tools kubernetes build cluster cluster-down demo test test-aws-lc-rs lint bench fmt
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,12 @@ kubernetes: ## Build the Kubernetes and cert-manager of the test bed (some ten m
 
 build: ## Build every program
 	$(CARGO) build $(LOCKED) --workspace --bins
+
+cluster: kubernetes build ## Get a shell with kubectl in a real Kubernetes with cert-manager and three ClusterIssuers
+	@exec $(TARGET)/debug/ensign-cluster
+
+cluster-down: ## End that cluster from another shell
+	@exec $(TARGET)/debug/ensign-cluster down
 
 demo: tools build ## Watch real Envoys speak mTLS with our certificates: rotation under load, signers kept apart
 	@exec $(TARGET)/debug/ensign-demo

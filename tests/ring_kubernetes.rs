@@ -2,5 +2,5 @@
 //!
 //! Most tests share one cluster per run and have a namespace each; those that break a component have their own.
 
-#[path = "ring_kubernetes/bed.rs"]
+#[path = "ring_kubernetes/bed/mod.rs"]
 mod bed;

@@ -11,10 +11,14 @@ mod audit;
 mod authority;
 mod cert_manager;
 mod component;
+pub mod instant_signer;
 mod kubeconfig;
+mod meeting;
 mod objects;
 mod options;
 mod port;
+mod session;
+mod shared;
 
 pub use self::{
     access::Access,
@@ -22,11 +26,13 @@ pub use self::{
     audit::{Audit, Mark, Request, Requests, RequestsBy},
     authority::Credential,
     component::{Component, cert_manager::NAMESPACE as CERT_MANAGER_NAMESPACE},
-    objects::{IssuerRef, TokenOf, unique},
+    objects::{IssuerRef, TokenOf, USAGES, issued, unique},
     options::ClusterOptions,
+    session::{down, session},
+    shared::{SharedCluster, supervise},
 };
 
-use std::{collections::BTreeMap, ops::Deref, path::Path};
+use std::{collections::BTreeMap, ops::Deref, path::Path, sync::Arc};
 
 use anyhow::{Context, bail, ensure};
 use parking_lot::Mutex;
@@ -50,7 +56,7 @@ pub struct Cluster {
     // Before `ports`: programs end first.
     programs: Mutex<BTreeMap<Component, Program>>,
     ports: Ports,
-    folder: Folder,
+    folder: Arc<Folder>,
 }
 
 // === impl Cluster ===
@@ -58,10 +64,11 @@ pub struct Cluster {
 impl Cluster {
     /// Starts one and waits until it answers, cert-manager included.
     pub async fn start(options: ClusterOptions) -> anyhow::Result<Self> {
-        Self::start_in(Folder::new()?, options).await
+        Self::start_in(Arc::new(Folder::new()?), options).await
     }
 
-    async fn start_in(folder: Folder, options: ClusterOptions) -> anyhow::Result<Self> {
+    /// The same in a folder that the caller holds, too: it is removed with the last of both.
+    pub async fn start_in(folder: Arc<Folder>, options: ClusterOptions) -> anyhow::Result<Self> {
         let ports = Ports::hold()?;
         let authority = prepare(folder.path(), options.cert_manager, &ports).await?;
         let access = Access::new(folder.path(), ports.api_server.address(), authority).await?;

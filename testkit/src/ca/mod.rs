@@ -17,8 +17,8 @@ use x509_parser::prelude::FromDer;
 
 use crate::Fault;
 
-/// As Istio backdates.
-const BACKDATE: Duration = Duration::from_mins(2);
+/// How much earlier a certificate begins than it is made: as Istio backdates.
+pub const BACKDATE: Duration = Duration::from_mins(2);
 const YEAR: Duration = Duration::from_hours(365 * 24);
 const HOUR: Duration = Duration::from_hours(1);
 

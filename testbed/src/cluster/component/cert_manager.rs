@@ -5,6 +5,9 @@ use super::{Component, Surroundings, flag};
 /// Where a ClusterIssuer's Secret is, and where cert-manager's accounts live.
 pub const NAMESPACE: &str = "cert-manager";
 
+/// As its chart sets it: what it did, not what it thought.
+const VERBOSITY: &str = "--v=2";
+
 pub(super) fn controller_args(surroundings: &Surroundings<'_>) -> Vec<String> {
     let options = surroundings.options;
     vec![
@@ -21,6 +24,7 @@ pub(super) fn controller_args(surroundings: &Surroundings<'_>) -> Vec<String> {
         // In production 20; a test of something else should not wait for it.
         flag("kube-api-qps", options.cert_manager_qps),
         flag("kube-api-burst", options.cert_manager_qps.saturating_mul(2)),
+        VERBOSITY.to_owned(),
     ]
 }
 
@@ -30,5 +34,6 @@ pub(super) fn webhook_args(surroundings: &Surroundings<'_>) -> Vec<String> {
         flag("secure-port", surroundings.ports.webhook.number()),
         flag("tls-cert-file", surroundings.file("pki/webhook.crt")),
         flag("tls-private-key-file", surroundings.file("pki/webhook.key")),
+        VERBOSITY.to_owned(),
     ]
 }

@@ -35,6 +35,11 @@ impl IssuerRef {
         }
     }
 
+    /// As `spec.issuerRef` of a CertificateRequest.
+    pub fn reference(&self) -> Value {
+        json!({ "group": "cert-manager.io", "kind": self.kind(), "name": self.name() })
+    }
+
     fn kind(&self) -> &'static str {
         match self {
             Self::Cluster(_) => "ClusterIssuer",

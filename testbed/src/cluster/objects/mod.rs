@@ -2,9 +2,14 @@
 
 mod issuer;
 mod place;
+mod request;
 mod token;
 
-pub use self::{issuer::IssuerRef, token::TokenOf};
+pub use self::{
+    issuer::IssuerRef,
+    request::{USAGES, issued},
+    token::TokenOf,
+};
 
 /// A name that no other test has, from a word that says what for.
 pub fn unique(word: &str) -> String {
