@@ -15,7 +15,7 @@ use ensign_daemon::readiness::Gate;
 use ensign_daemon::supervise::Signals;
 use ensign_daemon::watched_file::{FileSet, WatchMetrics};
 use ensign_daemon::{Readiness, Supervisor, addresses, http};
-use ensign_pki::{SharedClock, SystemClock, crypto};
+use ensign_pki::{SharedClock, SystemClock, TrustDomain, crypto};
 use ensign_proto::istio::v1::auth::istio_certificate_service_server::IstioCertificateServiceServer;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -26,10 +26,11 @@ use tower::util::{MapRequestLayer, MapResponseLayer};
 
 use crate::authn::{Authenticator, Jwks};
 use crate::config::{Config, KubernetesConfig};
-use crate::desk::{self, Desk, DeskParts, OpenSigners};
+use crate::desk::{self, Desk, DeskParts, OpenSigners, PolicySources};
 use crate::edge;
 use crate::kubernetes::{self, Cluster, KubernetesMetrics};
 use crate::limits::{Limits, LimitsConfig};
+use crate::mesh::{self, MeshFeed, MeshMetrics, MeshSource};
 use crate::metrics::Metrics;
 use crate::service::{Parts, Service};
 use crate::serving::{Acceptor, Incoming, Serving, TlsLimits};
@@ -105,21 +106,29 @@ pub async fn bind_with(config: Config, fittings: Fittings) -> anyhow::Result<Bou
     };
     supervisor.spawn("jwks file", jwks_file.run(stop.clone()));
 
+    let mesh_metrics = MeshMetrics::register(registry.sub_registry_with_prefix("ensign_ra"));
+    let feed = follow_mesh(&config, &host, &mesh_metrics, &kubernetes_metrics, &mut supervisor);
+    let sources = PolicySources {
+        file: config.policy_file,
+        mesh: feed.zip(config.istio.map(|istio| istio.settings)),
+        trust_domain: config.trust_domain.clone(),
+    };
     let parts = DeskParts {
         signers: fittings.signers.unwrap_or_else(|| Arc::new(host.clone())),
         metrics: metrics.clone(),
+        mesh_metrics,
         files,
         clock: Arc::clone(&clock),
         serving_ca: config.serving.own_ca_dir().map(Path::to_owned),
     };
-    let (desk, policy_file) = desk::watch(&config.policy_file, parts).await?;
-    supervisor.spawn("policy file", policy_file.run(stop.clone()));
+    let policy_gate = readiness.gate("policy", "no policy has been read yet");
+    let desk = desk::start(sources, parts, policy_gate, &mut supervisor).await?;
 
     let expiry = follow_roots(desk.clone(), metrics.clone(), Arc::clone(&clock), stop.clone());
     supervisor.spawn("root expiry", expiry);
 
-    let first = Arc::clone(&desk.borrow());
-    let serving = Serving::open(config.serving, first.policy.trust_domain(), &host).await?;
+    let trust_domain = trust_domain(&desk, config.trust_domain)?;
+    let serving = Serving::open(config.serving, &trust_domain, &host).await?;
     supervisor.spawn(
         "serving expiry",
         follow_serving(serving.clone(), metrics.clone(), stop.clone()),
@@ -178,6 +187,36 @@ async fn connect(config: Option<&KubernetesConfig>, metrics: &KubernetesMetrics)
         "connected to Kubernetes"
     );
     Ok(Some(cluster))
+}
+
+/// Istio's configuration, if the policy follows it.
+fn follow_mesh(
+    config: &Config,
+    host: &Host,
+    metrics: &MeshMetrics,
+    kubernetes: &KubernetesMetrics,
+    supervisor: &mut Supervisor,
+) -> Option<MeshFeed> {
+    let (istio, cluster) = (config.istio.as_ref()?, host.cluster.clone()?);
+    let source = MeshSource {
+        cluster,
+        namespace: config.kubernetes.as_ref()?.istio_namespace.clone(),
+        config_map: istio.config_map.clone(),
+        metrics: metrics.clone(),
+        kubernetes: kubernetes.clone(),
+    };
+    let (feed, work) = mesh::follow(source, host.stop.clone());
+    supervisor.spawn("mesh configuration", work);
+    Some(feed)
+}
+
+/// The name that a serving CA of our own bears in its subject. It is wanted before Istio's configuration may be there.
+fn trust_domain(desk: &watch::Receiver<Arc<Desk>>, of_settings: Option<TrustDomain>) -> anyhow::Result<TrustDomain> {
+    let of_policy = desk.borrow().open().ok().map(|open| open.policy.trust_domain().clone());
+    match of_policy.or(of_settings) {
+        Some(trust_domain) => Ok(trust_domain),
+        None => Ok("cluster.local".parse()?),
+    }
 }
 
 // === impl Bound ===
@@ -261,7 +300,7 @@ async fn follow_roots(
 ) -> anyhow::Result<()> {
     let mut before = Signers::default();
     loop {
-        let signers = desk.borrow_and_update().signers().clone();
+        let signers = desk.borrow_and_update().signers();
         for (name, _) in before.iter().filter(|(name, _)| signers.get(name).is_none()) {
             metrics.forget_signer(name);
         }

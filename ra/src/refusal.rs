@@ -10,6 +10,7 @@ use tonic::{Code, Status};
 
 use crate::authn::AuthnError;
 use crate::authz::AuthzError;
+use crate::desk::Closed;
 use crate::limits::LimitError;
 use crate::policy::Denial;
 use crate::reply::AnswerError;
@@ -37,6 +38,9 @@ pub enum Refusal {
     /// The CSR is refused.
     #[error("the CSR is refused: {0}")]
     Csr(#[from] CsrError),
+    /// Nothing to judge it by.
+    #[error(transparent)]
+    Closed(#[from] Closed),
     /// Not the caller's own identity.
     #[error(transparent)]
     Authz(#[from] AuthzError),
@@ -88,7 +92,7 @@ impl Refusal {
                 Code::InvalidArgument
             }
             Self::Authz(_) | Self::Policy(_) => Code::PermissionDenied,
-            Self::NoSigner(_) => Code::Unavailable,
+            Self::Closed(_) | Self::NoSigner(_) => Code::Unavailable,
             Self::Signer(error) => error.code(),
             Self::SlowMessage | Self::SignerDeadline(_) | Self::ClientDeadline => Code::DeadlineExceeded,
             Self::Answer { .. } => Code::Internal,
@@ -104,6 +108,7 @@ impl Refusal {
             Self::Authn(error) => error.reason(),
             Self::Extras(error) => error.reason(),
             Self::Csr(error) => error.reason(),
+            Self::Closed(_) => "no_policy",
             Self::Authz(error) => error.reason(),
             Self::Policy(error) => error.reason(),
             Self::NoSigner(_) => "no_signer",

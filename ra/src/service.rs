@@ -132,6 +132,7 @@ impl Service {
         parts.metrics.unknown_metadata(extras.unknown);
         let csr = Csr::parse_pem(&message.csr)?;
         let desk = Arc::clone(&parts.desk.borrow());
+        let desk = desk.open()?;
         let id = authz::authorise(desk.policy.trust_domain(), caller, csr.spiffe_id())?;
         let grant = &*call.grant.insert(desk.policy.grant(Wish {
             namespace: &caller.namespace,
@@ -226,6 +227,7 @@ impl Call {
             node = caller.and_then(|caller| caller.node.as_ref()),
             token_id = caller.and_then(|caller| caller.token_id.as_ref()),
             signer = grant.map(|grant| tracing::field::display(&grant.signer)),
+            chosen_by = grant.map(|grant| grant.chosen_by.as_str()),
             serial = reply.validity.serial,
             ttl_seconds = grant.map(|grant| grant.ttl.as_secs()),
             ttl_change = grant.map(|grant| grant.ttl_change).and_then(changed),
@@ -246,6 +248,7 @@ impl Call {
             node = caller.and_then(|caller| caller.node.as_ref()),
             token_id = caller.and_then(|caller| caller.token_id.as_ref()),
             signer = grant.map(|grant| tracing::field::display(&grant.signer)),
+            chosen_by = grant.map(|grant| grant.chosen_by.as_str()),
             code = ?refusal.code(),
             reason = refusal.reason(),
             detail = ensign_daemon::logging::chain(refusal),

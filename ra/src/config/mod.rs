@@ -7,6 +7,7 @@
 mod kubernetes;
 mod limits;
 mod listen;
+mod mesh;
 mod serving;
 mod tokens;
 mod values;
@@ -18,27 +19,33 @@ use clap::{FromArgMatches, Parser};
 use ensign_daemon::GoDuration;
 use ensign_daemon::logging::{LogConfig, LogFormat};
 use ensign_daemon::settings::{self, Checker, Problems};
+use ensign_pki::TrustDomain;
 
 pub use kubernetes::KubernetesConfig;
 pub use listen::ListenConfig;
+pub use mesh::IstioConfig;
 
 use self::kubernetes::KubernetesArgs;
 use self::limits::LimitsArgs;
 use self::listen::ListenArgs;
+use self::mesh::MeshArgs;
 use self::serving::ServingArgs;
 use self::tokens::TokenArgs;
-use self::values::{duration, path, positive};
+use self::values::{duration, positive};
 use crate::authn::AuthnConfig;
 use crate::limits::LimitsConfig;
+use crate::mesh::KubernetesSigner;
 use crate::serving::ServingSource;
 
 /// Registration authority of Ensign: authenticates workloads, applies the operator's policy, has certificates signed.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "ensign-ra", version)]
 pub struct Args {
-    /// Policy: signers, and who may use which (YAML, watched)
+    /// Policy: signers, and who may use which (YAML, watched); may be left out where Istio's configuration is followed
     #[arg(long, env = "ENSIGN_RA_POLICY_FILE", value_name = "PATH")]
     policy_file: Option<String>,
+    #[command(flatten)]
+    mesh: MeshArgs,
     #[command(flatten)]
     kubernetes: KubernetesArgs,
     #[command(flatten)]
@@ -82,8 +89,14 @@ pub struct Args {
 /// What the RA runs with.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Path of the policy.
-    pub policy_file: PathBuf,
+    /// Path of the policy. Without it the policy comes from Istio's configuration.
+    pub policy_file: Option<PathBuf>,
+    /// Istio's configuration, if the policy follows it.
+    pub istio: Option<IstioConfig>,
+    /// The trust domain, if the settings say one.
+    pub trust_domain: Option<TrustDomain>,
+    /// The signer of istiod's own certificate, if that is our business.
+    pub istiod_signer: Option<KubernetesSigner>,
     /// Our place in a cluster, if there is one.
     pub kubernetes: Option<KubernetesConfig>,
     /// Who is let in.
@@ -146,8 +159,11 @@ impl Config {
         let mut checker = Checker::new(command);
         let c = &mut checker;
         c.refuse_secrets(matches);
-        let policy_file = path(c, "policy_file", args.policy_file.as_deref());
+        let policy_file = args.policy_file.as_deref().filter(|path| !path.is_empty());
         let kubernetes = args.kubernetes.check(c, args.tokens.has_jwks_file());
+        // A cluster whose settings are wrong counts as one: that mistake was noted already.
+        let has_kubernetes = !matches!(kubernetes, Ok(None));
+        let mesh = args.mesh.check(c, policy_file.is_some(), has_kubernetes);
         let authn = args.tokens.check(c);
         let listen = args.listen.check(c);
         let serving = args.serving.check(c);
@@ -157,8 +173,12 @@ impl Config {
         let format: Option<LogFormat> = c.parse("log_format", &args.log_format, "text or json");
         let level = c.parse("log_level", &args.log_level, "a level or level,target=level");
         let config = (|| {
+            let mesh = mesh?;
             Some(Self {
-                policy_file: policy_file?,
+                policy_file: policy_file.map(PathBuf::from),
+                istio: mesh.istio,
+                trust_domain: mesh.trust_domain,
+                istiod_signer: mesh.istiod_signer,
                 kubernetes: kubernetes.ok()?,
                 authn: authn?,
                 limits: limits?,

@@ -2,9 +2,11 @@
 //! is not touched.
 
 use clap::CommandFactory as _;
+use test_case::test_case;
 use tonic::Code;
 
 use super::*;
+use crate::policy::{IstioSettings, SignerChoice};
 
 const LEAST: [&str; 9] = [
     "ensign-ra",
@@ -80,6 +82,102 @@ fn print_config_shows_values_with_their_source() {
     };
     assert!(text.contains("\"token-issuer\""), "{text}");
     assert!(text.contains("\"from\": \"default\""), "{text}");
+}
+
+/// Settings that follow Istio's configuration, where nothing else is said.
+const ISTIO: [&str; 4] = [
+    "ensign-ra",
+    "--jwks-file=/j",
+    "--token-issuer=https://kubernetes.default.svc",
+    "--serving-ca-dir=/s",
+];
+
+fn read_istio(more: &[&str]) -> Result<Config, ConfigError> {
+    let said = more.iter().any(|word| word.starts_with("--kubernetes"));
+    let cluster: &[_] = if said { &[] } else { &["--kubernetes=in-cluster"] };
+    match Command::read(ISTIO.iter().chain(cluster).chain(more))? {
+        Command::Run(config) => Ok(*config),
+        Command::Print(text) => panic!("{text}"),
+    }
+}
+
+#[test]
+fn istiods_settings_mean_the_same() {
+    let config = read_istio(&[
+        "--external-ca=ISTIOD_RA_KUBERNETES_API",
+        "--cert-signer-domain=clusterissuers.cert-manager.io",
+        "--k8s-signer=example.com/own",
+        "--pilot-cert-provider=k8s.io/clusterissuers.cert-manager.io/istio-system",
+        "--default-workload-cert-ttl=1h",
+        "--max-workload-cert-ttl=2h",
+        "--trust-domain=example.org",
+    ])
+    .unwrap();
+    assert_eq!(config.policy_file, None);
+    let istio = config.istio.unwrap();
+    assert_eq!(istio.config_map, "istio");
+    let expected = IstioSettings {
+        signer_domain: Some("clusterissuers.cert-manager.io".parse().unwrap()),
+        k8s_signer: Some("example.com/own".parse().unwrap()),
+        choice: SignerChoice::Policy,
+        default_ttl: Some(Duration::from_hours(1)),
+        max_ttl: Some(Duration::from_hours(2)),
+    };
+    assert_eq!(istio.settings, expected);
+    let istiod = config.istiod_signer.unwrap();
+    assert_eq!(istiod.to_string(), "clusterissuers.cert-manager.io/istio-system");
+    assert_eq!(config.trust_domain.unwrap().as_str(), "example.org");
+}
+
+#[test]
+fn a_revision_has_a_config_map_of_its_own_and_may_be_followed_beside_a_file() {
+    let config = read_istio(&["--mesh-config-map=istio-canary", "--policy-file=/p"]).unwrap();
+    assert_eq!(config.istio.unwrap().config_map, "istio-canary");
+    assert!(config.policy_file.is_some());
+}
+
+#[test_case(&[]; "nothing said")]
+#[test_case(&["--external-ca=", "--cert-signer-domain=", "--k8s-signer=", "--pilot-cert-provider=", "--trust-domain="]; "empty ones")]
+#[test_case(&["--pilot-cert-provider=custom"]; "a certificate from elsewhere")]
+#[test_case(&["--pilot-cert-provider=none"]; "no certificate")]
+fn without_istios_settings_a_file_is_all(more: &[&str]) {
+    let config = read(more).unwrap();
+    assert_eq!(
+        (config.istio, config.trust_domain, config.istiod_signer),
+        (None, None, None)
+    );
+}
+
+#[test_case(&[], "--policy-file (ENSIGN_RA_POLICY_FILE): is not set, expected a path; or EXTERNAL_CA"; "no source of a policy")]
+#[test_case(&["--external-ca=ISTIOD_RA_ISTIO_API"], "--external-ca (EXTERNAL_CA): is `ISTIOD_RA_ISTIO_API`, expected ISTIOD_RA_KUBERNETES_API"; "another external CA")]
+#[test_case(&["--external-ca=ISTIOD_RA_KUBERNETES_API", "--kubernetes=off"], "--external-ca (EXTERNAL_CA): is `ISTIOD_RA_KUBERNETES_API`, expected an API server"; "no API server")]
+#[test_case(&["--mesh-config-map=Istio"], "--mesh-config-map (ENSIGN_RA_MESH_CONFIG_MAP): is `Istio`"; "a ConfigMap that is none")]
+#[test_case(&["--mesh-config-map=istio", "--cert-signer-domain=com"], "--cert-signer-domain (CERT_SIGNER_DOMAIN): is `com`"; "a domain that is none")]
+#[test_case(&["--mesh-config-map=istio", "--k8s-signer=foo"], "--k8s-signer (K8S_SIGNER): is `foo`"; "a signer without domain")]
+#[test_case(&["--policy-file=/p", "--k8s-signer=example.com/a"], "--k8s-signer (K8S_SIGNER): is `example.com/a`, expected --external-ca"; "a signer of no mesh")]
+#[test_case(&["--policy-file=/p", "--cert-signer-domain=example.com"], "--cert-signer-domain (CERT_SIGNER_DOMAIN): is"; "a domain of no mesh")]
+#[test_case(&["--policy-file=/p", "--max-workload-cert-ttl=1h"], "--max-workload-cert-ttl (MAX_WORKLOAD_CERT_TTL): is"; "a cap of no mesh")]
+#[test_case(&["--mesh-config-map=istio", "--max-workload-cert-ttl=5m"], "expected 10m at least"; "a cap below the API's floor")]
+#[test_case(&["--mesh-config-map=istio", "--default-workload-cert-ttl=1"], "--default-workload-cert-ttl (DEFAULT_WORKLOAD_CERT_TTL): is `1`"; "a lifetime without unit")]
+#[test_case(&["--mesh-config-map=istio", "--max-workload-cert-ttl=1h", "--default-workload-cert-ttl=2h"], "no more than MAX_WORKLOAD_CERT_TTL"; "a default above the cap")]
+#[test_case(&["--mesh-config-map=istio", "--signer-choice=any"], "--signer-choice (ENSIGN_RA_SIGNER_CHOICE): is `any`"; "an unknown choice")]
+#[test_case(&["--mesh-config-map=istio", "--policy-file=/p", "--signer-choice=any-mesh-signer"], "expected no --policy-file beside it"; "a choice against the file")]
+#[test_case(&["--policy-file=/p", "--pilot-cert-provider=kubernetes"], "istiod refuses it as well"; "a provider that is gone")]
+#[test_case(&["--policy-file=/p", "--pilot-cert-provider=k8s.io/foo"], "--pilot-cert-provider (PILOT_CERT_PROVIDER): is `k8s.io/foo`"; "a provider without domain")]
+#[test_case(&["--policy-file=/p", "--pilot-cert-provider=vault"], "there is no such provider"; "an unknown provider")]
+#[test_case(&["--policy-file=/p", "--kubernetes=off", "--pilot-cert-provider=k8s.io/example.com/a"], "the certificate is requested there"; "a provider without API server")]
+#[test_case(&["--policy-file=/p", "--trust-domain=A b"], "--trust-domain (ENSIGN_RA_TRUST_DOMAIN): is `A b`"; "a trust domain that is none")]
+fn what_istiods_settings_cannot_mean(more: &[&str], expected: &str) {
+    let error = read_istio(more).unwrap_err().to_string();
+    assert!(error.contains(expected), "{error} lacks {expected}");
+}
+
+#[test]
+fn a_mistake_of_the_cluster_is_not_told_twice() {
+    let error = read_istio(&["--mesh-config-map=istio", "--kubernetes=nowhere"])
+        .unwrap_err()
+        .to_string();
+    assert!(error.starts_with("1 mistake"), "{error}");
 }
 
 const PAGE: &str = include_str!("../../../docs/ra-configuration.md");

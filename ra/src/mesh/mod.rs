@@ -7,22 +7,32 @@
 
 mod anchors;
 mod config;
+mod feed;
 mod indentation;
 mod kubernetes_signer;
+mod metrics;
 mod notice;
 mod proxy_config;
+mod reader;
 
 use std::fmt;
+use std::sync::Arc;
 
 use ensign_pki::{Bundle, BundleError, TrustDomain};
+use tokio::sync::watch;
 
 pub use config::{MeshConfig, MeshConfigError};
+pub use feed::{MeshSource, follow};
 pub use kubernetes_signer::{KubernetesSigner, KubernetesSignerError, SignerDomain};
+pub use metrics::MeshMetrics;
 pub use notice::{Notice, NoticeKind};
 pub use proxy_config::{ProxyConfig, ProxyConfigs};
 
 /// The variable that says which signer a proxy asks for, in `proxyMetadata` and `environmentVariables`.
 pub(crate) const CERT_SIGNER: &str = "ISTIO_META_CERT_SIGNER";
+
+/// Istio's configuration as it changes; `None` until all of it was read for the first time.
+pub type MeshFeed = watch::Receiver<Option<Arc<Mesh>>>;
 
 /// Istio's configuration at one time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,12 +48,12 @@ pub struct MeshDefault<'a> {
     /// The signer's name as written; empty means: no name.
     pub signer: &'a str,
     /// Who says so.
-    pub by: MeshSource<'a>,
+    pub by: DefaultSource<'a>,
 }
 
 /// A place in Istio's configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MeshSource<'a> {
+pub enum DefaultSource<'a> {
     /// The ProxyConfig of the namespace.
     Namespace {
         /// The namespace.
@@ -109,7 +119,7 @@ impl Mesh {
             .flatten()
             .map(|choice| MeshDefault {
                 signer: &choice.signer,
-                by: MeshSource::Namespace {
+                by: DefaultSource::Namespace {
                     namespace,
                     object: &choice.object,
                 },
@@ -117,7 +127,7 @@ impl Mesh {
         let everywhere = || {
             self.proxies.choice(root).map(|choice| MeshDefault {
                 signer: &choice.signer,
-                by: MeshSource::Root {
+                by: DefaultSource::Root {
                     namespace: root,
                     object: &choice.object,
                 },
@@ -126,7 +136,7 @@ impl Mesh {
         let metadata = || {
             self.config.default_signer().map(|signer| MeshDefault {
                 signer,
-                by: MeshSource::ProxyMetadata,
+                by: DefaultSource::ProxyMetadata,
             })
         };
         own.or_else(everywhere).or_else(metadata)
@@ -138,7 +148,7 @@ impl Mesh {
     }
 }
 
-impl fmt::Display for MeshSource<'_> {
+impl fmt::Display for DefaultSource<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Namespace { namespace, object } | Self::Root { namespace, object } => {

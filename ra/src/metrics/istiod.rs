@@ -96,6 +96,7 @@ impl Istiod {
             Refusal::Message
             | Refusal::SlowMessage
             | Refusal::Limit(_)
+            | Refusal::Closed(_)
             | Refusal::Authz(_)
             | Refusal::Policy(_)
             | Refusal::ClientDeadline => 0,

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::mesh::{Mesh, MeshSource};
+use crate::mesh::{DefaultSource, Mesh};
 use crate::signer::SignerName;
 
 /// Where defaults come from. Without Istio's configuration there are none.
@@ -48,9 +48,9 @@ impl Defaults {
         let said = self.mesh.as_ref().and_then(|mesh| {
             let default = mesh.default_signer(namespace)?;
             let by = match default.by {
-                MeshSource::Namespace { .. } => ChosenBy::ProxyConfig,
-                MeshSource::Root { .. } => ChosenBy::RootProxyConfig,
-                MeshSource::ProxyMetadata => ChosenBy::ProxyMetadata,
+                DefaultSource::Namespace { .. } => ChosenBy::ProxyConfig,
+                DefaultSource::Root { .. } => ChosenBy::RootProxyConfig,
+                DefaultSource::ProxyMetadata => ChosenBy::ProxyMetadata,
             };
             Some(DefaultSigner {
                 signer: default.signer.chars().take(80).collect(),
