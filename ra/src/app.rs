@@ -34,7 +34,8 @@ use crate::mesh::{self, MeshFeed, MeshMetrics, MeshSource};
 use crate::metrics::Metrics;
 use crate::service::{Parts, Service};
 use crate::serving::{Acceptor, Incoming, Serving, TlsLimits};
-use crate::signer::{Host, Signers};
+use crate::signer::{Host, Signers, TrustHost};
+use crate::trust::TrustMetrics;
 
 /// What a test may replace.
 #[derive(Debug, Clone)]
@@ -89,6 +90,10 @@ pub async fn bind_with(config: Config, fittings: Fittings) -> anyhow::Result<Bou
         stop: stop.clone(),
         files: files.clone(),
         cluster,
+        trust: TrustHost {
+            metrics: TrustMetrics::register(registry.sub_registry_with_prefix("ensign_ra")),
+            discovery: None,
+        },
     };
 
     let (jwks, jwks_file) = {
@@ -124,7 +129,13 @@ pub async fn bind_with(config: Config, fittings: Fittings) -> anyhow::Result<Bou
     let policy_gate = readiness.gate("policy", "no policy has been read yet");
     let desk = desk::start(sources, parts, policy_gate, &mut supervisor).await?;
 
-    let expiry = follow_roots(desk.clone(), metrics.clone(), Arc::clone(&clock), stop.clone());
+    let expiry = follow_roots(
+        desk.clone(),
+        metrics.clone(),
+        host.trust.metrics.clone(),
+        Arc::clone(&clock),
+        stop.clone(),
+    );
     supervisor.spawn("root expiry", expiry);
 
     let trust_domain = trust_domain(&desk, config.trust_domain)?;
@@ -295,6 +306,7 @@ async fn follow_serving(mut serving: Serving, metrics: Metrics, stop: Cancellati
 async fn follow_roots(
     mut desk: watch::Receiver<Arc<Desk>>,
     metrics: Metrics,
+    trust_metrics: TrustMetrics,
     clock: SharedClock,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -303,15 +315,18 @@ async fn follow_roots(
         let signers = desk.borrow_and_update().signers();
         for (name, _) in before.iter().filter(|(name, _)| signers.get(name).is_none()) {
             metrics.forget_signer(name);
+            trust_metrics.forget(name);
         }
         for (name, running) in signers.iter() {
-            metrics.root_expiry(name, running.trust().current().not_after());
+            if let Ok(roots) = running.trust().current() {
+                metrics.root_expiry(name, roots.not_after());
+            }
             if let Some(not_after) = running.signer().ca_not_after() {
                 metrics.ca_expiry(name, not_after);
             }
         }
-        let roots = signers.iter().map(|(_, running)| running.trust().current().not_after());
-        if let Some(first) = roots.min() {
+        let roots = signers.iter().filter_map(|(_, running)| running.trust().current().ok());
+        if let Some(first) = roots.map(|roots| roots.not_after()).min() {
             metrics.first_root_expiry(first, clock.now());
         }
         before = signers;

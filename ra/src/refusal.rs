@@ -16,6 +16,7 @@ use crate::policy::Denial;
 use crate::reply::AnswerError;
 use crate::request::ExtrasError;
 use crate::signer::{SignerError, SignerName};
+use crate::trust::NoRoots;
 
 /// Why a request is not served.
 #[derive(Debug, Error)]
@@ -50,6 +51,14 @@ pub enum Refusal {
     /// The policy grants a signer that does not run: a mistake of ours.
     #[error("signer {0} is granted by the policy and does not run")]
     NoSigner(SignerName),
+    /// The signer's chains cannot be judged: its roots are not there, or were taken away.
+    #[error("signer {signer} has no roots: {source}")]
+    NoRoots {
+        /// The signer.
+        signer: SignerName,
+        /// Why.
+        source: NoRoots,
+    },
     /// The signer said no, in one of its ways.
     #[error(transparent)]
     Signer(#[from] SignerError),
@@ -83,6 +92,14 @@ impl Refusal {
         }
     }
 
+    /// No roots to judge a signer's answer by.
+    pub fn no_roots(signer: &SignerName, source: NoRoots) -> Self {
+        Self::NoRoots {
+            signer: signer.clone(),
+            source,
+        }
+    }
+
     /// The code for the caller.
     pub fn code(&self) -> Code {
         match self {
@@ -92,7 +109,7 @@ impl Refusal {
                 Code::InvalidArgument
             }
             Self::Authz(_) | Self::Policy(_) => Code::PermissionDenied,
-            Self::Closed(_) | Self::NoSigner(_) => Code::Unavailable,
+            Self::Closed(_) | Self::NoSigner(_) | Self::NoRoots { .. } => Code::Unavailable,
             Self::Signer(error) => error.code(),
             Self::SlowMessage | Self::SignerDeadline(_) | Self::ClientDeadline => Code::DeadlineExceeded,
             Self::Answer { .. } => Code::Internal,
@@ -112,6 +129,7 @@ impl Refusal {
             Self::Authz(error) => error.reason(),
             Self::Policy(error) => error.reason(),
             Self::NoSigner(_) => "no_signer",
+            Self::NoRoots { source, .. } => source.reason(),
             Self::Signer(error) => error.reason(),
             Self::SignerDeadline(_) => "signer_deadline",
             Self::ClientDeadline => "client_deadline",

@@ -145,6 +145,9 @@ impl Service {
         let running = desk
             .signer(&grant.signer)
             .ok_or_else(|| Refusal::NoSigner(grant.signer.clone()))?;
+        // Nothing is signed that could not be judged afterwards.
+        let no_roots = |source| Refusal::no_roots(&grant.signer, source);
+        running.trust().current().map_err(no_roots)?;
         let originator = originator(caller);
         let csr = Arc::new(csr);
         let deadline = self.deadline(call.client_deadline);
@@ -160,7 +163,7 @@ impl Service {
         let outcome = match signed {
             Ok(Ok(issued)) => {
                 // Roots are read after signing: a bundle that just gained the issuer's root counts.
-                let roots = running.trust().current();
+                let roots = running.trust().current().map_err(no_roots)?;
                 reply::compose(&issued, &roots, &csr, &id, parts.clock.now())
                     .map_err(|error| Refusal::answer(&grant.signer, error))
             }

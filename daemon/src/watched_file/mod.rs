@@ -128,6 +128,14 @@ impl FileSet {
         .and(path)
     }
 
+    /// One file whose absence is content as well: the parser is called without it ([`Contents::optional`]), so that it
+    /// can tell a removal from damage.
+    pub fn optional_file(label: &'static str, path: impl Into<PathBuf>) -> Self {
+        let mut files = Self::file(label, path);
+        files.wanted.iter_mut().for_each(|wanted| wanted.optional = true);
+        files
+    }
+
     /// Adds a file that must be there too.
     pub fn and(mut self, path: impl Into<PathBuf>) -> Self {
         self.wanted.push(read::Wanted {

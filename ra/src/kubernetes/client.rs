@@ -42,6 +42,7 @@ pub enum ClusterSource {
 pub struct Cluster {
     client: Client,
     username: String,
+    metrics: KubernetesMetrics,
 }
 
 /// Why there is no connection.
@@ -113,6 +114,7 @@ impl Cluster {
         Ok(Self {
             client,
             username: username.unwrap_or_default(),
+            metrics: metrics.clone(),
         })
     }
 
@@ -124,6 +126,11 @@ impl Cluster {
     /// The namespace of our own pod, or that of the kubeconfig's context.
     pub fn own_namespace(&self) -> &str {
         self.client.default_namespace()
+    }
+
+    /// Where watches of this server are counted.
+    pub fn metrics(&self) -> &KubernetesMetrics {
+        &self.metrics
     }
 
     /// Our name to this server: what it stamps on the objects that we create.

@@ -87,7 +87,11 @@ impl Istiod {
         match refusal {
             Refusal::Authn(_) | Refusal::Extras(_) => self.authentication_failures.inc(),
             Refusal::Csr(_) => self.csr_parsing_errors.inc(),
-            Refusal::NoSigner(_) | Refusal::Signer(_) | Refusal::SignerDeadline(_) | Refusal::Answer { .. } => self
+            Refusal::NoSigner(_)
+            | Refusal::NoRoots { .. }
+            | Refusal::Signer(_)
+            | Refusal::SignerDeadline(_)
+            | Refusal::Answer { .. } => self
                 .sign_errors
                 .get_or_create(&ErrorLabels {
                     error: refusal.reason(),

@@ -26,6 +26,7 @@ fn host() -> Host {
         stop: CancellationToken::new(),
         files: WatchMetrics::default(),
         cluster: None,
+        trust: crate::signer::TrustHost::default(),
     }
 }
 

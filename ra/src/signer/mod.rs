@@ -24,7 +24,7 @@ use tonic::Code;
 
 use crate::policy::is_dns_subdomain;
 
-pub use self::set::{Host, OpenError, Running, Signers};
+pub use self::set::{Host, OpenError, Running, Signers, TrustHost};
 
 /// Something that turns a checked request into a certificate.
 ///

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     kubernetes::Cluster,
     policy::{Backend, CertManagerSpec, KubernetesCsrSpec, SignerSpec},
-    trust::{RootsSource, Trust},
+    trust::{Discovery, RootsSource, Trust, TrustMetrics},
 };
 
 /// What signers need of the process.
@@ -37,6 +37,17 @@ pub struct Host {
     pub files: WatchMetrics,
     /// The API server, for signers behind it.
     pub cluster: Option<Cluster>,
+    /// For the roots of signers behind it.
+    pub trust: TrustHost,
+}
+
+/// What the roots of signers need of the process.
+#[derive(Clone, Debug, Default)]
+pub struct TrustHost {
+    /// Counts.
+    pub metrics: TrustMetrics,
+    /// Roots that the RA's own issuer names, if its certificate comes from one.
+    pub discovery: Option<Discovery>,
 }
 
 /// The signers of one policy, by name. Cheap to clone.

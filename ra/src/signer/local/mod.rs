@@ -42,7 +42,7 @@ use self::{
 use super::{Issuance, IssuedChain, Signer, SignerError, SignerName};
 use crate::{
     policy::LocalSpec,
-    trust::{Roots, RootsSource},
+    trust::{NoRoots, Roots, RootsSource},
 };
 
 /// Signs with the CA of one folder.
@@ -158,8 +158,8 @@ impl Signer for LocalSigner {
 }
 
 impl RootsSource for LocalSigner {
-    fn roots(&self) -> Arc<Roots> {
-        Arc::clone(&self.authority.borrow().roots)
+    fn roots(&self) -> Result<Arc<Roots>, NoRoots> {
+        Ok(Arc::clone(&self.authority.borrow().roots))
     }
 }
 

@@ -25,7 +25,7 @@ async fn an_ordered_root_rotation_with_two_roots_of_one_subject() {
     let running = open(&spec(dir.path(), false, Some(roots.clone())), &host)
         .await
         .unwrap();
-    let size = || running.trust().current().bundle().len();
+    let size = || running.trust().current().unwrap().bundle().len();
 
     // A bundle without the root in use is refused whole.
     write(dir.path(), &[("roots.pem", &second.pem())]);

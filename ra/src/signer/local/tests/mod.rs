@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     policy::{Backend, SignerSpec},
-    signer::{Host, IdempotencyKey, Originator, Running, Signers},
+    signer::{Host, IdempotencyKey, Originator, Running, Signers, TrustHost},
 };
 
 const RSA_PKCS1: &str = include_str!("../testdata/rsa-ca.pkcs1.pem");
@@ -65,6 +65,7 @@ fn host() -> (Host, Arc<TestClock>) {
         stop: CancellationToken::new(),
         files: WatchMetrics::default(),
         cluster: None,
+        trust: TrustHost::default(),
     };
     (host, clock)
 }
@@ -121,7 +122,7 @@ async fn issue(running: &Running, issuance: Issuance, at: SystemTime) -> Vec<Cer
     let (id, spki) = (issuance.id.clone(), issuance.csr.spki_der().to_vec());
     let chain = running.signer().sign(issuance).await.unwrap();
     let parsed = Chain::from_ders(&chain).unwrap();
-    verify_issued(&parsed, running.trust().current().bundle(), &id, &spki, at).unwrap();
+    verify_issued(&parsed, running.trust().current().unwrap().bundle(), &id, &spki, at).unwrap();
     chain
 }
 

@@ -1,0 +1,134 @@
+//! Roots in an object of the API server: a key of a ConfigMap, or a ClusterTrustBundle.
+//!
+//! Each is watched by its name alone (a field selector), so that RBAC can name it. An object that is not there yet
+//! starts no error: what installs it may come after the RA.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::certificates::v1beta1::ClusterTrustBundle;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::Api;
+use kube::runtime::watcher;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::{Judge, NoRoots, OpenRootsError, State};
+use crate::kubernetes::{ApiError, Cluster, Follower, follow};
+use crate::signer::Host;
+
+/// Follows one object and judges what it holds.
+struct Object<K> {
+    judge: Judge,
+    pem: Box<dyn Fn(K) -> Option<String> + Send + Sync>,
+    states: watch::Sender<Arc<State>>,
+    /// Whether the object came up in the full list under way.
+    listed: Mutex<bool>,
+}
+
+pub(super) async fn config_map(
+    cluster: &Cluster,
+    namespace: &str,
+    name: &str,
+    key: &str,
+    judge: Judge,
+    host: &Host,
+    stop: &CancellationToken,
+) -> watch::Receiver<Arc<State>> {
+    let api: Api<ConfigMap> = Api::namespaced(cluster.client(), namespace);
+    let key = key.to_owned();
+    let pem = move |object: ConfigMap| object.data.unwrap_or_default().remove(&key);
+    start("roots configmap", cluster, api, name, judge, pem, host, stop).await
+}
+
+pub(super) async fn cluster_trust_bundle(
+    cluster: &Cluster,
+    name: &str,
+    judge: Judge,
+    host: &Host,
+    stop: &CancellationToken,
+) -> Result<watch::Receiver<Arc<State>>, OpenRootsError> {
+    serves_bundles(cluster, &judge).await?;
+    let api: Api<ClusterTrustBundle> = Api::all(cluster.client());
+    let pem = |object: ClusterTrustBundle| Some(object.spec.trust_bundle);
+    Ok(start("roots clustertrustbundle", cluster, api, name, judge, pem, host, stop).await)
+}
+
+/// Without this an absent API would look like an object that is not there yet, for ever.
+async fn serves_bundles(cluster: &Cluster, judge: &Judge) -> Result<(), OpenRootsError> {
+    let place = judge.place.clone();
+    let served = cluster
+        .client()
+        .list_api_group_resources("certificates.k8s.io/v1beta1")
+        .await;
+    match served.map_err(ApiError::from) {
+        Ok(list) if list.resources.iter().any(|one| one.name == "clustertrustbundles") => Ok(()),
+        Ok(_) | Err(ApiError::NotFound(_)) => Err(OpenRootsError::NotServed { place }),
+        // The watch finds out when the server is back; a policy must load without it.
+        Err(error) if error.is_passing() => Ok(()),
+        Err(source) => Err(OpenRootsError::Unknown { place, source }),
+    }
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one caller per kind of object; a struct would only repeat the names"
+)]
+async fn start<K>(
+    watch_name: &'static str,
+    cluster: &Cluster,
+    api: Api<K>,
+    name: &str,
+    judge: Judge,
+    pem: impl Fn(K) -> Option<String> + Send + Sync + 'static,
+    host: &Host,
+    stop: &CancellationToken,
+) -> watch::Receiver<Arc<State>>
+where
+    K: kube::Resource + Clone + serde::de::DeserializeOwned + Debug + Send + 'static,
+{
+    let place = judge.place.clone();
+    judge.metrics.present(&judge.signer, false);
+    let (states, receiver) = watch::channel(Arc::new(Err(NoRoots::NotYet { place })));
+    let object = Arc::new(Object {
+        judge,
+        pem: Box::new(pem),
+        states,
+        listed: Mutex::new(false),
+    });
+    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let metrics = cluster.metrics().clone();
+    let (mut watched, run) = follow(watch_name, api, config, object, metrics, stop.clone());
+    host.tasks.spawn(run);
+    // So that a policy that just loaded serves its first request. Whoever is not there yet is waited for by the watch.
+    _ = timeout(FIRST_LOOK, watched.synced()).await;
+    receiver
+}
+
+impl<K: Send + 'static> Follower<K> for Object<K> {
+    fn begin(&self) {
+        *self.listed.lock() = false;
+    }
+
+    fn apply(&self, object: K) {
+        *self.listed.lock() = true;
+        self.judge.publish((self.pem)(object).as_deref(), &self.states);
+    }
+
+    fn delete(&self, _: K) {
+        *self.listed.lock() = false;
+        self.judge.publish(None, &self.states);
+    }
+
+    fn complete(&self) {
+        if !*self.listed.lock() {
+            self.judge.publish(None, &self.states);
+        }
+    }
+}
+
+/// A list of one object from an API server that is there.
+const FIRST_LOOK: Duration = Duration::from_secs(5);
