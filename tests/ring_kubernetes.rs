@@ -4,3 +4,5 @@
 
 #[path = "ring_kubernetes/bed/mod.rs"]
 mod bed;
+#[path = "ring_kubernetes/leader.rs"]
+mod leader;

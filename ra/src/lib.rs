@@ -13,6 +13,7 @@ pub mod config;
 pub mod desk;
 pub mod edge;
 pub mod kubernetes;
+pub mod leader;
 pub mod limits;
 pub mod mesh;
 pub mod metrics;
