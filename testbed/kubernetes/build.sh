@@ -22,7 +22,8 @@ build() {
         echo "setup: go is not on PATH; Go 1.25 or newer builds the Kubernetes of the test bed" >&2
         exit 1
     }
-    staging=$(mktemp -d -p "$cache" kubernetes-staging.XXXXXX)
+    staging=$cache/kubernetes-staging-$$
+    rm -rf "$staging"
     compiler=
     trap 'rm -rf "$staging"' EXIT
     trap 'kill $compiler 2>/dev/null; exit 130' INT TERM

@@ -251,12 +251,11 @@ fn requests(text: &str) -> anyhow::Result<Requests> {
         };
         ensure!(!event.id.is_empty(), "an audit event without an id: {line}");
         // A watch has a line when it begins and one when it ends.
-        match places.get(&event.id) {
-            Some(&place) => requests[place] = request,
-            None => {
-                places.insert(event.id, requests.len());
-                requests.push(request);
-            }
+        if let Some(&place) = places.get(&event.id) {
+            requests[place] = request;
+        } else {
+            places.insert(event.id, requests.len());
+            requests.push(request);
         }
     }
     Ok(Requests(requests))

@@ -2,6 +2,10 @@
 
 /// How to start a cluster. The default is the shared one's: everything as in production, cert-manager signing CSRs.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of some program, and goes to it as it is"
+)]
 pub struct ClusterOptions {
     /// Whether cert-manager runs at all, its CRDs and webhook included.
     pub cert_manager: bool,

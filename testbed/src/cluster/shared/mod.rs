@@ -9,9 +9,9 @@ mod supervisor;
 pub use self::supervisor::supervise;
 
 use std::{
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader},
     ops::Deref,
-    os::unix::{net::UnixStream, process::CommandExt as _},
+    os::unix::{net, process::CommandExt as _},
     path::PathBuf,
     process::{Command, Stdio},
     time::Duration,
@@ -19,7 +19,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use rustix::process::Pid;
-use tokio::task::spawn_blocking;
+use tokio::{io::AsyncWriteExt as _, net::UnixStream, task::spawn_blocking};
 
 use super::{
     Access, Cluster,
@@ -55,23 +55,28 @@ impl SharedCluster {
         let meeting = Meeting::of(key);
         let connection = spawn_blocking(move || connect(&meeting, idle)).await??;
         let (connection, folder) = spawn_blocking(move || answer(connection)).await??;
+        connection
+            .set_nonblocking(true)
+            .context("cannot wait without blocking")?;
         Ok(Self {
             access: Access::open(&folder).await?,
-            connection,
+            connection: UnixStream::from_std(connection).context("cannot take over a connection")?,
             finished: false,
         })
     }
 
     /// The process that holds the cluster.
     pub fn supervisor(&self) -> anyhow::Result<Pid> {
-        let peer = rustix::net::sockopt::socket_peercred(&self.connection).context("no peer")?;
-        Ok(peer.pid)
+        let peer = self.connection.peer_cred().context("no peer")?;
+        peer.pid().and_then(Pid::from_raw).context("the peer has no process id")
     }
 
     /// Leaves. Without it the cluster's logs are kept, for whoever reads why the test failed.
     pub async fn finish(mut self) -> anyhow::Result<()> {
         self.finished = true;
-        writeln!(self.connection, "{WELL}").context("the shared cluster has gone")
+        let line = format!("{WELL}\n");
+        let said = self.connection.write_all(line.as_bytes()).await;
+        said.context("the shared cluster has gone")
     }
 }
 
@@ -99,7 +104,7 @@ impl Drop for SharedCluster {
 }
 
 /// Connects to the cluster, and starts it first if there is none.
-fn connect(meeting: &Meeting, idle: Duration) -> anyhow::Result<UnixStream> {
+fn connect(meeting: &Meeting, idle: Duration) -> anyhow::Result<net::UnixStream> {
     let _lock = meeting.lock()?;
     if let Some(connection) = meeting.connect() {
         return Ok(connection);
@@ -131,7 +136,7 @@ fn connect(meeting: &Meeting, idle: Duration) -> anyhow::Result<UnixStream> {
 }
 
 /// Waits for the cluster to be ready: its folder, or why not.
-fn answer(connection: UnixStream) -> anyhow::Result<(UnixStream, PathBuf)> {
+fn answer(connection: net::UnixStream) -> anyhow::Result<(net::UnixStream, PathBuf)> {
     connection
         .set_read_timeout(Some(PATIENCE * 2))
         .context("cannot limit a wait")?;
