@@ -52,9 +52,28 @@ pub enum WatchState {
     },
 }
 
+/// What ails a watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WatchTrouble {
+    /// 404: the server does not know the kind; its CRD is not installed.
+    NoSuchKind,
+    /// 401 or 403: we may not list or watch it.
+    Forbidden,
+    /// 410: what the watch would go on from is no longer kept; it lists again.
+    Gone,
+    /// No answer, a broken stream, or another error of the server.
+    Away,
+}
+
 /// Tells how a watch fares. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Watched(watch::Receiver<WatchState>);
+pub struct Watched(watch::Receiver<Told>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Told {
+    state: WatchState,
+    trouble: Option<WatchTrouble>,
+}
 
 /// The work behind one [`Watched`].
 struct Follow<K, F> {
@@ -63,7 +82,7 @@ struct Follow<K, F> {
     config: watcher::Config,
     follower: Arc<F>,
     metrics: KubernetesMetrics,
-    tell: watch::Sender<WatchState>,
+    tell: watch::Sender<Told>,
 }
 
 /// The time until the next attempt.
@@ -83,7 +102,10 @@ where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
     F: Follower<K>,
 {
-    let (tell, state) = watch::channel(WatchState::Starting);
+    let (tell, told) = watch::channel(Told {
+        state: WatchState::Starting,
+        trouble: None,
+    });
     let follow = Follow {
         name: name.into(),
         api,
@@ -100,7 +122,7 @@ where
             Some(never) => match never {},
         }
     };
-    (Watched(state), run)
+    (Watched(told), run)
 }
 
 // === impl Follow ===
@@ -155,7 +177,10 @@ where
                 // Servers close a watch every few minutes; one that closes each at once is not asked in a tight loop.
                 Ok(()) if began.elapsed() > STEADY => {}
                 Ok(()) => backoff.wait(None).await,
-                Err(error) if is_gone(&error) => return self.broken(error, backoff).await,
+                // The server no longer knows what happened since that version.
+                Err(error) if WatchTrouble::of(&error) == WatchTrouble::Gone => {
+                    return self.broken(error, backoff).await;
+                }
                 Err(error) => self.broken(error, backoff).await,
             }
         }
@@ -192,25 +217,28 @@ where
     }
 
     fn alive(&self) {
-        if *self.tell.borrow() != WatchState::Synced {
+        if self.tell.borrow().state != WatchState::Synced {
             tracing::info!(watch = &*self.name, "watch complete");
-            self.tell.send_replace(WatchState::Synced);
+            self.tell.send_replace(Told {
+                state: WatchState::Synced,
+                trouble: None,
+            });
         }
         self.metrics.watch_synced(&self.name, true);
     }
 
     async fn broken(&self, error: kube::Error, backoff: &mut Backoff) {
+        let trouble = WatchTrouble::of(&error);
         let error = ApiError::from(error);
-        self.tell.send_if_modified(|state| {
-            let first = matches!(state, WatchState::Synced);
-            if first {
-                *state = WatchState::Broken { since: Instant::now() };
+        self.tell.send_modify(|told| {
+            if told.state == WatchState::Synced {
+                told.state = WatchState::Broken { since: Instant::now() };
             }
-            first
+            told.trouble = Some(trouble);
         });
-        self.metrics.watch_broke(&self.name);
+        self.metrics.watch_broke(&self.name, trouble);
         self.metrics.watch_synced(&self.name, false);
-        tracing::warn!(watch = &*self.name, %error, "watch broken, beginning it again");
+        tracing::warn!(watch = &*self.name, trouble = trouble.as_str(), %error, "watch broken, beginning it again");
         backoff.wait(Some(&error)).await;
     }
 }
@@ -222,9 +250,33 @@ fn note(version: &mut String, seen: Option<String>) {
     }
 }
 
-/// 410: the server no longer knows what happened since that version.
-fn is_gone(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 410)
+// === impl WatchTrouble ===
+
+impl WatchTrouble {
+    /// All of them.
+    pub(super) const ALL: [Self; 4] = [Self::NoSuchKind, Self::Forbidden, Self::Gone, Self::Away];
+
+    /// The word for metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoSuchKind => "no_such_kind",
+            Self::Forbidden => "forbidden",
+            Self::Gone => "gone",
+            Self::Away => "away",
+        }
+    }
+
+    fn of(error: &kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => match status.code {
+                401 | 403 => Self::Forbidden,
+                404 => Self::NoSuchKind,
+                410 => Self::Gone,
+                _ => Self::Away,
+            },
+            _ => Self::Away,
+        }
+    }
 }
 
 // === impl Backoff ===
@@ -253,7 +305,17 @@ impl Backoff {
 impl Watched {
     /// How it fares now.
     pub fn state(&self) -> WatchState {
-        *self.0.borrow()
+        self.0.borrow().state
+    }
+
+    /// What was wrong when it last failed, until it is complete again.
+    pub fn trouble(&self) -> Option<WatchTrouble> {
+        self.0.borrow().trouble
+    }
+
+    /// Whether everything was known at least once.
+    pub fn is_complete(&self) -> bool {
+        self.state() != WatchState::Starting
     }
 
     /// Whether what is known is complete and at most `age` old, as far as anybody can tell.
@@ -267,13 +329,10 @@ impl Watched {
 
     /// Waits until the first full list is over; `false` if the watch ended before.
     pub async fn synced(&mut self) -> bool {
-        self.0
-            .wait_for(|state| !matches!(state, WatchState::Starting))
-            .await
-            .is_ok()
+        self.0.wait_for(|told| told.state != WatchState::Starting).await.is_ok()
     }
 
-    /// Waits for the next change of state; `false` if the watch ended.
+    /// Waits for the next change of state or trouble; `false` if the watch ended.
     pub async fn changed(&mut self) -> bool {
         self.0.changed().await.is_ok()
     }

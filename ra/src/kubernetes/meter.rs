@@ -17,13 +17,14 @@ use tokio::time::timeout;
 use tower::{BoxError, Layer, Service};
 
 use super::error::Throttled;
+use super::follow::WatchTrouble;
 
 /// Counts of requests and the state of watches. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct KubernetesMetrics {
     requests: Family<RequestLabels, Counter>,
     watches: Family<WatchLabels, Gauge>,
-    restarts: Family<WatchLabels, Counter>,
+    errors: Family<WatchErrorLabels, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -36,6 +37,12 @@ struct RequestLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct WatchLabels {
     watch: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WatchErrorLabels {
+    watch: String,
+    trouble: &'static str,
 }
 
 /// The layer.
@@ -71,8 +78,8 @@ impl KubernetesMetrics {
         );
         own.register(
             "watch_errors",
-            "Times that a watch broke and was begun again",
-            metrics.restarts.clone(),
+            "Times that a watch broke and was begun again, by what ailed it (gone: 410, so it listed again)",
+            metrics.errors.clone(),
         );
         metrics
     }
@@ -90,14 +97,20 @@ impl KubernetesMetrics {
             watch: watch.to_owned(),
         };
         self.watches.remove(&labels);
-        self.restarts.remove(&labels);
+        for trouble in WatchTrouble::ALL {
+            self.errors.remove(&WatchErrorLabels {
+                watch: watch.to_owned(),
+                trouble: trouble.as_str(),
+            });
+        }
     }
 
-    pub(super) fn watch_broke(&self, watch: &str) {
-        let labels = WatchLabels {
+    pub(super) fn watch_broke(&self, watch: &str, trouble: WatchTrouble) {
+        let labels = WatchErrorLabels {
             watch: watch.to_owned(),
+            trouble: trouble.as_str(),
         };
-        self.restarts.get_or_create(&labels).inc();
+        self.errors.get_or_create(&labels).inc();
     }
 
     fn answered(&self, (verb, resource): (&'static str, String), code: Option<StatusCode>) {

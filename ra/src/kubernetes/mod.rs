@@ -13,6 +13,6 @@ mod store;
 
 pub use client::{Cluster, ClusterSource, ConnectError, connect};
 pub use error::ApiError;
-pub use follow::{Follower, WatchState, Watched, follow};
+pub use follow::{Follower, WatchState, WatchTrouble, Watched, follow};
 pub use meter::KubernetesMetrics;
 pub use store::{ObjectKey, Store, Subscription};

@@ -34,14 +34,20 @@ struct Inner<V> {
     objects: HashMap<ObjectKey, Arc<V>>,
     /// The names of a full list that is under way.
     listed: Option<HashSet<ObjectKey>>,
-    waiters: HashMap<ObjectKey, watch::Sender<Option<Arc<V>>>>,
+    waiters: HashMap<ObjectKey, watch::Sender<Seen<V>>>,
+}
+
+/// What those who wait for a name know of it.
+struct Seen<V> {
+    now: Option<Arc<V>>,
+    gone: Option<Arc<V>>,
 }
 
 /// One object's states from now on; `None` while it is not there.
 pub struct Subscription<V> {
     key: ObjectKey,
     inner: Arc<Mutex<Inner<V>>>,
-    states: watch::Receiver<Option<Arc<V>>>,
+    states: watch::Receiver<Seen<V>>,
 }
 
 // === impl ObjectKey ===
@@ -121,7 +127,7 @@ impl<K, V> Store<K, V> {
         let states = inner
             .waiters
             .entry(key.clone())
-            .or_insert_with(|| watch::channel(now).0)
+            .or_insert_with(|| watch::channel(Seen { now, gone: None }).0)
             .subscribe();
         Subscription {
             key,
@@ -156,7 +162,7 @@ where
         if let Some(listed) = &mut inner.listed {
             listed.insert(key.clone());
         }
-        inner.tell(&key, Some(&kept));
+        inner.tell(&key, |seen| seen.now = Some(Arc::clone(&kept)));
         inner.objects.insert(key, kept);
         drop(inner);
         self.changed();
@@ -164,9 +170,10 @@ where
 
     fn delete(&self, object: K) {
         let key = ObjectKey::of(&object);
+        let last = Arc::new((self.keep)(object));
         let mut inner = self.inner.lock();
         inner.objects.remove(&key);
-        inner.tell(&key, None);
+        inner.vanished(&key, last);
         drop(inner);
         self.changed();
     }
@@ -181,8 +188,9 @@ where
             .cloned()
             .collect();
         for key in gone {
-            inner.objects.remove(&key);
-            inner.tell(&key, None);
+            if let Some(last) = inner.objects.remove(&key) {
+                inner.vanished(&key, last);
+            }
         }
         drop(inner);
         self.changed();
@@ -200,10 +208,17 @@ impl<K, V> Debug for Store<K, V> {
 // === impl Inner ===
 
 impl<V> Inner<V> {
-    fn tell(&self, key: &ObjectKey, state: Option<&Arc<V>>) {
+    fn tell(&self, key: &ObjectKey, change: impl FnOnce(&mut Seen<V>)) {
         if let Some(waiter) = self.waiters.get(key) {
-            waiter.send_replace(state.cloned());
+            waiter.send_modify(change);
         }
+    }
+
+    fn vanished(&self, key: &ObjectKey, last: Arc<V>) {
+        self.tell(key, |seen| {
+            seen.now = None;
+            seen.gone = Some(last);
+        });
     }
 }
 
@@ -212,14 +227,26 @@ impl<V> Inner<V> {
 impl<V> Subscription<V> {
     /// The state now.
     pub fn current(&self) -> Option<Arc<V>> {
-        self.states.borrow().clone()
+        self.states.borrow().now.clone()
     }
 
-    /// The next state. Only the newest is told: states in between may be skipped.
-    pub async fn next(&mut self) -> Option<Arc<V>> {
+    /// The last state of the object that was deleted last under this name, since somebody first waited for it. It
+    /// outlives a successor of that name, so a deletion and what came before it are not lost to a slow waiter.
+    pub fn gone(&self) -> Option<Arc<V>> {
+        self.states.borrow().gone.clone()
+    }
+
+    /// Waits for a change since the last one that was waited for. Only the newest state is told: states in between may be
+    /// skipped.
+    pub async fn changed(&mut self) {
         // The sender lives as long as a subscription does.
         _ = self.states.changed().await;
-        self.states.borrow_and_update().clone()
+    }
+
+    /// The next state, as [`changed`](Self::changed).
+    pub async fn next(&mut self) -> Option<Arc<V>> {
+        self.changed().await;
+        self.current()
     }
 }
 
@@ -278,6 +305,14 @@ mod tests {
         assert_eq!(seen.metadata.resource_version.as_deref(), Some("2"));
         store.delete(object("a", "3"));
         assert!(wanted.next().await.is_none());
+        store.apply(object("a", "4"));
+        assert!(wanted.next().await.is_some());
+        let gone = wanted.gone().unwrap();
+        assert_eq!(
+            gone.metadata.resource_version.as_deref(),
+            Some("3"),
+            "a successor hides no deletion"
+        );
         drop(wanted);
         assert!(store.inner.lock().waiters.is_empty());
     }
@@ -296,6 +331,7 @@ mod tests {
         );
         store.complete();
         assert!(gone.next().await.is_none());
+        assert_eq!(gone.gone().unwrap().metadata.resource_version.as_deref(), Some("1"));
         assert_eq!(store.len(), 1);
     }
 
