@@ -4,5 +4,9 @@
 
 #[path = "ring_kubernetes/bed/mod.rs"]
 mod bed;
+#[path = "ring_kubernetes/kubernetes_csr.rs"]
+mod kubernetes_csr;
 #[path = "ring_kubernetes/leader.rs"]
 mod leader;
+#[path = "ring_kubernetes/replica.rs"]
+mod replica;

@@ -28,12 +28,14 @@ use crate::authn::{Authenticator, Jwks};
 use crate::config::{Config, KubernetesConfig};
 use crate::desk::{self, Desk, DeskParts, OpenSigners, PolicySources};
 use crate::edge;
+use crate::janitor::Janitor;
 use crate::kubernetes::{self, Cluster, KubernetesMetrics};
 use crate::limits::{Limits, LimitsConfig};
 use crate::mesh::{self, MeshFeed, MeshMetrics, MeshSource};
 use crate::metrics::Metrics;
 use crate::service::{Parts, Service};
 use crate::serving::{Acceptor, Incoming, Serving, TlsLimits};
+use crate::signer::object::{Backends, BackendsParts, ObjectMetrics};
 use crate::signer::{Host, Signers, TrustHost};
 use crate::trust::TrustMetrics;
 
@@ -82,8 +84,28 @@ pub async fn bind_with(config: Config, fittings: Fittings) -> anyhow::Result<Bou
     let metrics = Metrics::register(&mut registry);
     let files = WatchMetrics::register(registry.sub_registry_with_prefix("ensign_ra"));
     let kubernetes_metrics = KubernetesMetrics::register(registry.sub_registry_with_prefix("ensign_ra"));
+    let object_metrics = ObjectMetrics::register(registry.sub_registry_with_prefix("ensign_ra"));
     let cluster = connect(config.kubernetes.as_ref(), &kubernetes_metrics).await?;
     let clock = fittings.clock;
+    let backends = cluster
+        .clone()
+        .zip(config.kubernetes.as_ref())
+        .map(|(cluster, kubernetes)| {
+            Backends::new(BackendsParts {
+                cluster,
+                installation: kubernetes.installation.clone(),
+                kubernetes: kubernetes_metrics.clone(),
+                metrics: object_metrics,
+                clock: Arc::clone(&clock),
+                tasks: supervisor.connections(),
+            })
+        });
+    if let Some(backends) = backends.clone() {
+        // One per replica until there is a leader: it deletes by UID, so they are not in each other's way.
+        let leader = watch::channel(true).1;
+        let janitor = Janitor::new(backends, Arc::clone(&clock), leader);
+        supervisor.spawn("janitor", janitor.run(stop.clone()));
+    }
     let host = Host {
         clock: Arc::clone(&clock),
         tasks: supervisor.connections(),
@@ -94,6 +116,7 @@ pub async fn bind_with(config: Config, fittings: Fittings) -> anyhow::Result<Bou
             metrics: TrustMetrics::register(registry.sub_registry_with_prefix("ensign_ra")),
             discovery: None,
         },
+        backends,
     };
 
     let (jwks, jwks_file) = {

@@ -12,6 +12,7 @@ pub mod authz;
 pub mod config;
 pub mod desk;
 pub mod edge;
+pub mod janitor;
 pub mod kubernetes;
 pub mod leader;
 pub mod limits;

@@ -25,10 +25,10 @@ use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::policy::{Grant, TtlChange, Wish};
 use crate::refusal::Refusal;
-use crate::reply::{self, Reply};
+use crate::reply::{self, Asked, Reply};
 use crate::request;
 use crate::serving::Peer;
-use crate::signer::{IdempotencyKey, Issuance, Originator, Pod};
+use crate::signer::{IdempotencyKey, Issuance, Issued, IssuedChain, Originator, Pod, Running};
 
 /// What the service is made of.
 #[derive(Debug, Clone)]
@@ -61,6 +61,7 @@ struct Call {
     client_deadline: Option<Instant>,
     caller: Option<Caller>,
     grant: Option<Grant>,
+    object: Option<String>,
 }
 
 #[tonic::async_trait]
@@ -150,22 +151,28 @@ impl Service {
         running.trust().current().map_err(no_roots)?;
         let originator = originator(caller);
         let csr = Arc::new(csr);
-        let deadline = self.deadline(call.client_deadline);
+        let deadline = self.deadline(running, call.client_deadline);
+        let cluster = originator.cluster.as_deref();
         let issuance = Issuance {
-            idempotency_key: IdempotencyKey::derive(&grant.signer, &id, &originator, csr.der()),
+            idempotency_key: IdempotencyKey::derive(cluster, &id, &grant.signer, csr.spki_der(), grant.ttl),
             csr: Arc::clone(&csr),
             id: id.clone(),
             ttl: grant.ttl,
             originator,
+            request_id: call.id.as_str().into(),
             deadline,
+        };
+        let asked = Asked {
+            csr: &csr,
+            id: &id,
+            ttl: grant.ttl,
+            exact: running.spec().backend.request().is_some_and(|spec| spec.exact_lifetime),
         };
         let signed = timeout_at(deadline, running.signer().sign(issuance)).await;
         let outcome = match signed {
             Ok(Ok(issued)) => {
-                // Roots are read after signing: a bundle that just gained the issuer's root counts.
-                let roots = running.trust().current().map_err(no_roots)?;
-                reply::compose(&issued, &roots, &csr, &id, parts.clock.now())
-                    .map_err(|error| Refusal::answer(&grant.signer, error))
+                call.object = issued.receipt.object().map(str::to_owned);
+                self.answer(running, issued, asked).await
             }
             Ok(Err(error)) => Err(Refusal::Signer(error)),
             Err(_) => Err(Refusal::SignerDeadline(grant.signer.clone())),
@@ -175,8 +182,41 @@ impl Service {
         outcome
     }
 
-    fn deadline(&self, client: Option<Instant>) -> Instant {
-        let own = Instant::now() + self.0.signer_timeout;
+    /// From what the signer gave to what the caller gets. Dropped on the way, it leaves the signer's object to a retry.
+    async fn answer(&self, running: &Running, issued: Issued, asked: Asked<'_>) -> Result<Reply, Refusal> {
+        let Issued { chain, receipt } = issued;
+        let outcome = self.judge(running, &chain, asked).await;
+        // Delivered, or of no use to anybody who comes back.
+        receipt.settle();
+        outcome
+    }
+
+    async fn judge(&self, running: &Running, issued: &IssuedChain, asked: Asked<'_>) -> Result<Reply, Refusal> {
+        let signer = &running.spec().name;
+        let wrong = |error| Refusal::answer(signer, error);
+        let now = || self.0.clock.now();
+        let chain = reply::read(issued).map_err(wrong)?;
+        // A second time only if the clock was set back meanwhile.
+        for _ in 0..2 {
+            if let Some(ahead) = reply::begins_in(&chain, now()) {
+                tracing::debug!(?ahead, "waiting until the certificate is valid");
+                tokio::time::sleep(ahead).await;
+            }
+        }
+        // Roots are read after signing: a bundle that just gained the issuer's root counts.
+        let roots = running.trust().current();
+        let roots = roots.map_err(|source| Refusal::no_roots(signer, source))?;
+        let reply = reply::compose(&chain, &roots, asked, now()).map_err(wrong)?;
+        if let Some(change) = reply.lifetime.change() {
+            self.0.metrics.lifetime(change);
+        }
+        Ok(reply)
+    }
+
+    /// The signer's own, or that of all signers without one; a client that gives up earlier counts.
+    fn deadline(&self, running: &Running, client: Option<Instant>) -> Instant {
+        let own = running.spec().backend.request().map(|spec| spec.deadline);
+        let own = Instant::now() + own.unwrap_or(self.0.signer_timeout);
         client.map_or(own, |client| own.min(client))
     }
 }
@@ -208,6 +248,7 @@ impl Call {
             client_deadline: client.and_then(|timeout| began.checked_add(timeout)),
             caller: None,
             grant: None,
+            object: None,
         }
     }
 
@@ -231,9 +272,11 @@ impl Call {
             token_id = caller.and_then(|caller| caller.token_id.as_ref()),
             signer = grant.map(|grant| tracing::field::display(&grant.signer)),
             chosen_by = grant.map(|grant| grant.chosen_by.as_str()),
+            object = self.object,
             serial = reply.validity.serial,
             ttl_seconds = grant.map(|grant| grant.ttl.as_secs()),
             ttl_change = grant.map(|grant| grant.ttl_change).and_then(changed),
+            lifetime_change = reply.lifetime.change(),
             took_ms = self.took_ms(),
             "certificate issued"
         );
@@ -252,6 +295,7 @@ impl Call {
             token_id = caller.and_then(|caller| caller.token_id.as_ref()),
             signer = grant.map(|grant| tracing::field::display(&grant.signer)),
             chosen_by = grant.map(|grant| grant.chosen_by.as_str()),
+            object = self.object,
             code = ?refusal.code(),
             reason = refusal.reason(),
             detail = ensign_daemon::logging::chain(refusal),

@@ -131,6 +131,11 @@ impl Metrics {
         }
     }
 
+    /// A signer granted another lifetime than it was asked for.
+    pub fn lifetime(&self, change: &'static str) {
+        self.requests.ttl_changes.get_or_create(&TtlLabels { change }).inc();
+    }
+
     /// Names in a request's metadata were passed over.
     pub fn unknown_metadata(&self, count: usize) {
         self.requests.unknown_metadata.inc_by(count as u64);

@@ -2,6 +2,7 @@
 //!
 //! Unknown fields are mistakes. Values stay texts with their place, so that a mistake in one names its line.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -83,7 +84,19 @@ pub(super) struct CertManager {
     #[serde(default)]
     pub(super) issuer: Option<Issuer>,
     #[serde(default)]
+    pub(super) runtime_issuer: Option<RuntimeIssuer>,
+    #[serde(default)]
+    pub(super) annotations: BTreeMap<String, String>,
+    #[serde(default)]
     pub(super) preserve: bool,
+}
+
+/// The ConfigMap that names the issuer at run time.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct RuntimeIssuer {
+    pub(super) namespace: Spanned<String>,
+    pub(super) name: Spanned<String>,
 }
 
 /// cert-manager's `issuerRef`.

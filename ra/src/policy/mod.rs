@@ -23,7 +23,9 @@ pub use defaults::ChosenBy;
 pub use denial::Denial;
 pub use istio::{IstioSettings, SignerChoice};
 pub use mistakes::PolicyError;
-pub use spec::{Backend, CertManagerSpec, IssuerRef, KubernetesCsrSpec, LocalSpec, RequestSpec, RootsSpec, SignerSpec};
+pub use spec::{
+    Backend, CertManagerSpec, ConfigMapRef, IssuerRef, KubernetesCsrSpec, LocalSpec, RequestSpec, RootsSpec, SignerSpec,
+};
 pub(crate) use spec::{is_dns_label, is_dns_subdomain};
 pub use ttl::{TtlBounds, TtlChange};
 

@@ -15,13 +15,13 @@ use serde_saphyr::Spanned;
 use super::form::{CertManager, KubernetesCsr, Local, Roots, Signer, Ttl};
 use super::mistakes::Mistakes;
 use super::spec::{
-    Backend, CertManagerSpec, IssuerRef, KubernetesCsrSpec, LocalSpec, RequestSpec, RootsSpec, SignerSpec,
-    is_dns_label, is_dns_subdomain,
+    Backend, CertManagerSpec, ConfigMapRef, IssuerRef, KubernetesCsrSpec, LocalSpec, RequestSpec, RootsSpec,
+    SignerSpec, is_dns_label, is_dns_subdomain,
 };
 use super::ttl::TtlBounds;
 use super::{Rootless, SignerPolicy};
 use crate::mesh::{KubernetesSigner, Mesh};
-use crate::signer::SignerName;
+use crate::signer::{SignerName, annotations};
 
 /// What all signers of one policy share.
 #[derive(Debug)]
@@ -231,6 +231,18 @@ fn cert_manager(form: &Signer, section: &CertManager, common: &Common<'_>, mista
             })
         }
     };
+    let runtime_issuer = match &section.runtime_issuer {
+        None => None,
+        Some(form) => Some(ConfigMapRef {
+            namespace: checked(&form.namespace, is_dns_label, "runtimeIssuer.namespace", mistakes)?,
+            name: checked(&form.name, is_dns_subdomain, "runtimeIssuer.name", mistakes)?,
+        }),
+    };
+    for key in section.annotations.keys() {
+        if let Err(error) = annotations::check(key) {
+            mistakes.at(&section.namespace, format!("certManager.annotations: {error}"));
+        }
+    }
     let namespace = namespace?;
     let as_signer = issuer.as_ref().and_then(|issuer| signer_of_issuer(issuer, &namespace));
     let roots = roots(form, as_signer.as_ref(), common, mistakes);
@@ -240,6 +252,8 @@ fn cert_manager(form: &Signer, section: &CertManager, common: &Common<'_>, mista
             Backend::CertManager(CertManagerSpec {
                 namespace,
                 issuer,
+                runtime_issuer,
+                annotations: section.annotations.clone(),
                 preserve: section.preserve,
                 roots,
                 request,

@@ -3,6 +3,7 @@
 //! Two specs that are equal describe the same signer: a reload keeps a running signer whose spec did not change.
 //! What a spec turns into is the business of `signer` (who signs) and `trust` (which roots go with it).
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,14 +70,27 @@ pub struct KubernetesCsrSpec {
 pub struct CertManagerSpec {
     /// Where the requests are made.
     pub namespace: String,
-    /// Who signs; `None`: a ConfigMap will say (`--runtime-issuance-config-map-name`).
+    /// Who signs, unless the ConfigMap says otherwise; `None`: only the ConfigMap says.
     pub issuer: Option<IssuerRef>,
+    /// A ConfigMap that names the issuer at run time (`--runtime-issuance-config-map-name`).
+    pub runtime_issuer: Option<ConfigMapRef>,
+    /// Put on every request beside our own (`--certificate-request-additional-annotations`).
+    pub annotations: BTreeMap<String, String>,
     /// Requests are kept, for a person to look at.
     pub preserve: bool,
     /// The roots that its chains end in.
     pub roots: RootsSpec,
     /// What both Kubernetes backends need.
     pub request: RequestSpec,
+}
+
+/// A ConfigMap.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ConfigMapRef {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
 }
 
 /// cert-manager's `issuerRef`.
@@ -119,6 +133,19 @@ pub struct LocalSpec {
     pub dir: PathBuf,
     /// Make a self-signed authority there if the folder holds none.
     pub self_signed: bool,
+}
+
+// === impl Backend ===
+
+impl Backend {
+    /// The life of its requests, where they are objects of the API server.
+    pub fn request(&self) -> Option<&RequestSpec> {
+        match self {
+            Self::Local(_) => None,
+            Self::KubernetesCsr(csr) => Some(&csr.request),
+            Self::CertManager(cert_manager) => Some(&cert_manager.request),
+        }
+    }
 }
 
 /// Whether a text is a DNS label as Kubernetes means it (RFC 1123): the form of namespaces and of our signer names.

@@ -27,6 +27,7 @@ fn host() -> Host {
         files: WatchMetrics::default(),
         cluster: None,
         trust: crate::signer::TrustHost::default(),
+        backends: None,
     }
 }
 

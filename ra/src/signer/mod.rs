@@ -1,11 +1,16 @@
 //! The contract between the RA and whatever signs for it.
 //!
-//! Owns [`Signer`], the [`Issuance`] that a signer is asked for, and the errors that tell the ways in which a signer
-//! can say no apart. A signer promises a chain (leaf first, intermediates after it, never a root) for the public key
-//! and the id of one canonical CSR. Roots come from [`crate::trust`]. Who may have what was decided before
+//! Owns [`Signer`], the [`Issuance`] that a signer is asked for, what it gives ([`Issued`]), and the errors that tell the
+//! ways in which a signer can say no apart. A signer promises a chain (leaf first, intermediates after it) for the public
+//! key and the id of one canonical CSR. Roots come from [`crate::trust`]. Who may have what was decided before
 //! (`authn`, `authz`, `policy`), and what came back is checked after (`service`): a signer decides neither.
 
+pub(crate) mod cert_manager;
+mod error;
+mod issued;
+pub(crate) mod kubernetes_csr;
 pub mod local;
+pub mod object;
 mod set;
 
 use std::{
@@ -17,31 +22,30 @@ use std::{
 
 use ensign_pki::{Csr, SpiffeId, crypto, hex};
 use futures::future::BoxFuture;
-use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 use tokio::time::Instant;
-use tonic::Code;
 
+pub use self::{
+    cert_manager::annotations,
+    error::SignerError,
+    issued::{Issued, IssuedChain, Receipt},
+    set::{Host, OpenError, Running, Signers, TrustHost},
+};
 use crate::policy::is_dns_subdomain;
-
-pub use self::set::{Host, OpenError, Running, Signers, TrustHost};
 
 /// Something that turns a checked request into a certificate.
 ///
 /// The future may be dropped at any point: that cancels the request as far as the backend allows, and leaves nothing
 /// behind that a later request with the same [`IdempotencyKey`] could not find or replace.
 pub trait Signer: fmt::Debug + Send + Sync {
-    /// Signs one request: the leaf, then the intermediates in order, without roots.
-    fn sign(&self, issuance: Issuance) -> BoxFuture<'_, Result<IssuedChain, SignerError>>;
+    /// Signs one request.
+    fn sign(&self, issuance: Issuance) -> BoxFuture<'_, Result<Issued, SignerError>>;
 
     /// When the chain above its leaves ends, where the signer knows its CA; for metrics and warnings.
     fn ca_not_after(&self) -> Option<SystemTime> {
         None
     }
 }
-
-/// The leaf, then the intermediates in the order in which they verify it. No root.
-pub type IssuedChain = Vec<CertificateDer<'static>>;
 
 /// One request to a signer. Every field was checked by the steps before.
 #[derive(Clone, Debug)]
@@ -56,6 +60,8 @@ pub struct Issuance {
     pub originator: Originator,
     /// The same for each retry of the same request, so that a retry finds its own object.
     pub idempotency_key: IdempotencyKey,
+    /// Names the call in our log.
+    pub request_id: Arc<str>,
     /// When the caller stops waiting.
     pub deadline: Instant,
 }
@@ -102,86 +108,24 @@ pub struct SignerNameError {
     name: String,
 }
 
-/// Why a signer gave no certificate. The texts are for the log, never for the caller.
-#[derive(Debug, Error)]
-pub enum SignerError {
-    /// The backend, or a person behind it, refused this request. The same request will be refused again.
-    #[error("signer {signer} denied the request: {detail}")]
-    Denied {
-        /// Name of the signer.
-        signer: SignerName,
-        /// What the backend said.
-        detail: String,
-    },
-    /// The backend tried and failed for good.
-    #[error("signer {signer} failed the request: {detail}")]
-    Failed {
-        /// Name of the signer.
-        signer: SignerName,
-        /// What the backend said.
-        detail: String,
-    },
-    /// The request vanished at the backend before it was answered: somebody else deleted it. A new one may succeed.
-    #[error("the request to signer {signer} is gone: {detail}")]
-    Gone {
-        /// Name of the signer.
-        signer: SignerName,
-        /// What vanished.
-        detail: String,
-    },
-    /// No answer before the deadline. A retry resumes the request where the backend can.
-    #[error("signer {signer} gave no answer within the deadline: {detail}")]
-    TimedOut {
-        /// Name of the signer.
-        signer: SignerName,
-        /// What was waited for.
-        detail: String,
-    },
-    /// The backend cannot sign at all now: unreachable, not ready, its CA expired.
-    #[error("signer {signer} is unavailable: {detail}")]
-    Unavailable {
-        /// Name of the signer.
-        signer: SignerName,
-        /// What is missing and what to do.
-        detail: String,
-    },
-}
-
-// === impl SignerError ===
-
-impl SignerError {
-    /// A word for logs and metric labels, one per variant.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Denied { .. } => "denied",
-            Self::Failed { .. } => "failed",
-            Self::Gone { .. } => "gone",
-            Self::TimedOut { .. } => "timed_out",
-            Self::Unavailable { .. } => "unavailable",
-        }
-    }
-
-    /// What the caller is told: what a retry cannot mend is FAILED_PRECONDITION, the rest asks for a retry.
-    pub fn code(&self) -> Code {
-        match self {
-            Self::Denied { .. } | Self::Failed { .. } => Code::FailedPrecondition,
-            Self::Gone { .. } | Self::Unavailable { .. } => Code::Unavailable,
-            Self::TimedOut { .. } => Code::DeadlineExceeded,
-        }
-    }
-}
-
 // === impl IdempotencyKey ===
 
 impl IdempotencyKey {
-    /// Derived from what makes two requests the same: signer, identity, pod and the bytes of the CSR.
+    /// Derived from what makes two requests the same: cluster, identity, signer, public key and lifetime.
     ///
+    /// The public key and not the CSR: a client that signs again for its retry makes other bytes of the same request.
     /// Each part is preceded by its length, so that no two lists of parts run together to the same bytes.
-    pub fn derive(signer: &SignerName, id: &SpiffeId, originator: &Originator, csr_der: &[u8]) -> Self {
-        let id = id.to_string();
-        let pod = originator.pod.as_ref().map_or("", |pod| pod.uid.as_str());
-        let mut input = Vec::with_capacity(csr_der.len() + id.len() + pod.len() + 128);
-        for part in [signer.as_str().as_bytes(), id.as_bytes(), pod.as_bytes(), csr_der] {
+    pub fn derive(cluster: Option<&str>, id: &SpiffeId, signer: &SignerName, spki_der: &[u8], ttl: Duration) -> Self {
+        let ttl = ttl.as_nanos().to_be_bytes();
+        let cluster = cluster.unwrap_or_default();
+        let mut input = Vec::with_capacity(spki_der.len() + id.as_str().len() + 128);
+        for part in [
+            cluster.as_bytes(),
+            id.as_str().as_bytes(),
+            signer.as_str().as_bytes(),
+            spki_der,
+            &ttl,
+        ] {
             input.extend_from_slice(&(part.len() as u64).to_be_bytes());
             input.extend_from_slice(part);
         }

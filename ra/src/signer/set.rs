@@ -15,13 +15,14 @@ use tokio_util::{
 };
 
 use super::{
-    Signer, SignerName,
+    Signer, SignerName, cert_manager, kubernetes_csr,
     local::{LocalError, LocalSigner, Surroundings},
+    object::Backends,
 };
 use crate::{
     kubernetes::Cluster,
-    policy::{Backend, CertManagerSpec, KubernetesCsrSpec, SignerSpec},
-    trust::{Discovery, RootsSource, Trust, TrustMetrics},
+    policy::{Backend, SignerSpec},
+    trust::{self, Discovery, OpenRootsError, RootsSource, Trust, TrustMetrics},
 };
 
 /// What signers need of the process.
@@ -37,6 +38,8 @@ pub struct Host {
     pub files: WatchMetrics,
     /// The API server, for signers behind it.
     pub cluster: Option<Cluster>,
+    /// What signers behind it share.
+    pub backends: Option<Backends>,
     /// For the roots of signers behind it.
     pub trust: TrustHost,
 }
@@ -88,6 +91,9 @@ enum StartError {
     /// It signs through an API server that this RA does not know.
     #[error("it signs through Kubernetes, which is off (--kubernetes); name an API server or use another backend")]
     NoKubernetes,
+    /// Its roots cannot be followed.
+    #[error(transparent)]
+    Roots(#[from] OpenRootsError),
 }
 
 // === impl Signers ===
@@ -210,11 +216,44 @@ async fn start(spec: &SignerSpec, host: &Host) -> Result<Running, Mistake> {
                 _tasks: stop.drop_guard(),
             })
         }
-        Backend::KubernetesCsr(KubernetesCsrSpec { signer_name: place, .. })
-        | Backend::CertManager(CertManagerSpec { namespace: place, .. }) => Err(Mistake {
-            signer: spec.name.clone(),
-            place: place.clone(),
-            source: StartError::NoKubernetes,
-        }),
+        Backend::KubernetesCsr(csr) => {
+            let mistake = |source| mistake(spec, &csr.signer_name, source);
+            let backends = host
+                .backends
+                .as_ref()
+                .ok_or_else(|| mistake(StartError::NoKubernetes))?;
+            let trust = trust::open(&spec.name, &csr.roots, host, &stop).await;
+            let trust = trust.map_err(|error| mistake(error.into()))?;
+            let signer = Arc::new(kubernetes_csr::open(&spec.name, csr, backends));
+            Ok(running(spec, signer, trust, stop))
+        }
+        Backend::CertManager(cert_manager) => {
+            let mistake = |source| mistake(spec, &cert_manager.namespace, source);
+            let backends = host
+                .backends
+                .as_ref()
+                .ok_or_else(|| mistake(StartError::NoKubernetes))?;
+            let trust = trust::open(&spec.name, &cert_manager.roots, host, &stop).await;
+            let trust = trust.map_err(|error| mistake(error.into()))?;
+            let signer = Arc::new(cert_manager::open(&spec.name, cert_manager, backends));
+            Ok(running(spec, signer, trust, stop))
+        }
+    }
+}
+
+fn running(spec: &SignerSpec, signer: Arc<dyn Signer>, trust: Trust, stop: CancellationToken) -> Running {
+    Running {
+        spec: spec.clone(),
+        signer,
+        trust,
+        _tasks: stop.drop_guard(),
+    }
+}
+
+fn mistake(spec: &SignerSpec, place: &str, source: StartError) -> Mistake {
+    Mistake {
+        signer: spec.name.clone(),
+        place: place.to_owned(),
+        source,
     }
 }

@@ -14,7 +14,7 @@ use ensign_ra::app::{self, Fittings};
 use ensign_ra::config::{Command, Config};
 use ensign_ra::desk::OpenSigners;
 use ensign_ra::policy::Policy;
-use ensign_ra::signer::{Issuance, IssuedChain, Running, Signer, SignerError, Signers};
+use ensign_ra::signer::{Issuance, Issued, IssuedChain, Running, Signer, SignerError, Signers};
 use ensign_ra::trust::{Roots, Trust};
 use ensign_testkit::tokens::{self, Claims, ISSUER, TokenMint};
 use futures::future::BoxFuture;
@@ -328,9 +328,9 @@ impl OpenSigners for Opens {
 }
 
 impl Signer for Scripted {
-    fn sign(&self, issuance: Issuance) -> BoxFuture<'_, Result<IssuedChain, SignerError>> {
+    fn sign(&self, issuance: Issuance) -> BoxFuture<'_, Result<Issued, SignerError>> {
         let script = Arc::clone(&self.script.lock().unwrap());
-        script(issuance)
+        Box::pin(async move { script(issuance).await.map(Issued::from) })
     }
 }
 

@@ -1,5 +1,6 @@
 //! Tables: signers behind the API server, and where their roots come from.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use test_case::test_case;
@@ -62,11 +63,30 @@ fn the_least_that_a_cert_manager_signer_needs() {
     let expected = CertManagerSpec {
         namespace: "istio-system".to_owned(),
         issuer: None,
+        runtime_issuer: None,
+        annotations: BTreeMap::new(),
         preserve: false,
         roots: RootsSpec::Discover,
         request: request(300, 300, false),
     };
     assert_eq!(seen, Backend::CertManager(expected));
+}
+
+#[test]
+fn a_config_map_may_name_the_issuer_and_requests_may_carry_annotations() {
+    let seen = backend(
+        "  certManager: {namespace: a, runtimeIssuer: {namespace: b, name: c.d}, annotations: {example.com/team: mesh}}\n  roots: {discover: true}\n",
+    );
+    let Backend::CertManager(spec) = seen else {
+        panic!("another backend");
+    };
+    let expected = ConfigMapRef {
+        namespace: "b".to_owned(),
+        name: "c.d".to_owned(),
+    };
+    assert_eq!(spec.runtime_issuer, Some(expected));
+    let annotation = ("example.com/team".to_owned(), "mesh".to_owned());
+    assert_eq!(spec.annotations, BTreeMap::from([annotation]));
 }
 
 #[test_case("{name: ca}", ("Issuer", "cert-manager.io"); "an Issuer unless said")]
@@ -116,6 +136,9 @@ const CM: &str = "  certManager: {namespace: a, issuer: {name: b}}\n";
 #[test_case("  certManager: {namespace: a, issuer: {name: B}}\n  roots: /r\n", "line 5: issuer.name"; "an issuer that is none")]
 #[test_case("  certManager: {namespace: a, issuer: {name: b, kind: 'x y'}}\n  roots: /r\n", "line 5: issuer.kind"; "a kind that is none")]
 #[test_case("  certManager: {namespace: a, issuer: {name: b, group: X}}\n  roots: /r\n", "line 5: issuer.group"; "a group that is none")]
+#[test_case("  certManager: {namespace: a, runtimeIssuer: {namespace: B, name: c}}\n  roots: /r\n", "line 5: runtimeIssuer.namespace"; "a ConfigMap in no namespace")]
+#[test_case("  certManager: {namespace: a, annotations: {a/b/c: d}}\n  roots: /r\n", "line 5: certManager.annotations: \"a/b/c\" is no annotation key"; "an annotation that is none")]
+#[test_case("  certManager: {namespace: a, annotations: {ensign.mesh/x: d}}\n  roots: /r\n", "line 5: certManager.annotations: \"ensign.mesh/x\" is one of our own"; "an annotation of ours")]
 #[test_case(CSR, "\"foo\" has no roots"; "a CSR signer without roots")]
 #[test_case(CM, "\"foo\" has no roots"; "a cert-manager signer without roots")]
 #[test_case(&format!("{CSR}  roots: {{}}\n"), "line 6: roots: expected a path"; "roots that say nothing")]

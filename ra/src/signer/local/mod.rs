@@ -39,7 +39,7 @@ use self::{
     issuer::{IssueError, Issuer, Leaf, Name, Purpose},
     selfmade::{Outcome, SelfMadeError},
 };
-use super::{Issuance, IssuedChain, Signer, SignerError, SignerName};
+use super::{Issuance, Issued, IssuedChain, Signer, SignerError, SignerName};
 use crate::{
     policy::LocalSpec,
     trust::{NoRoots, Roots, RootsSource},
@@ -148,8 +148,8 @@ impl LocalSigner {
 }
 
 impl Signer for LocalSigner {
-    fn sign(&self, issuance: Issuance) -> BoxFuture<'_, Result<IssuedChain, SignerError>> {
-        Box::pin(self.leaf(issuance))
+    fn sign(&self, issuance: Issuance) -> BoxFuture<'_, Result<Issued, SignerError>> {
+        Box::pin(async { self.leaf(issuance).await.map(Issued::from) })
     }
 
     fn ca_not_after(&self) -> Option<SystemTime> {

@@ -36,6 +36,7 @@ fn host() -> Host {
         stop: CancellationToken::new(),
         files: WatchMetrics::default(),
         cluster: None,
+        backends: None,
         trust: TrustHost::default(),
     }
 }

@@ -66,6 +66,7 @@ fn host() -> (Host, Arc<TestClock>) {
         files: WatchMetrics::default(),
         cluster: None,
         trust: TrustHost::default(),
+        backends: None,
     };
     (host, clock)
 }
@@ -105,7 +106,7 @@ fn request_for(key: &PrivateKey, ttl: Duration) -> Issuance {
         node: None,
         cluster: None,
     };
-    let key = IdempotencyKey::derive(&"foo".parse().unwrap(), &id, &originator, csr.der());
+    let key = IdempotencyKey::derive(None, &id, &"foo".parse().unwrap(), csr.spki_der(), ttl);
     let deadline = Instant::now() + Duration::from_secs(600);
     Issuance {
         csr: Arc::new(csr),
@@ -113,6 +114,7 @@ fn request_for(key: &PrivateKey, ttl: Duration) -> Issuance {
         ttl,
         originator,
         idempotency_key: key,
+        request_id: "test".into(),
         deadline,
     }
 }
@@ -120,7 +122,7 @@ fn request_for(key: &PrivateKey, ttl: Duration) -> Issuance {
 /// Signs and checks as the service does.
 async fn issue(running: &Running, issuance: Issuance, at: SystemTime) -> Vec<CertificateDer<'static>> {
     let (id, spki) = (issuance.id.clone(), issuance.csr.spki_der().to_vec());
-    let chain = running.signer().sign(issuance).await.unwrap();
+    let chain = running.signer().sign(issuance).await.unwrap().chain;
     let parsed = Chain::from_ders(&chain).unwrap();
     verify_issued(&parsed, running.trust().current().unwrap().bundle(), &id, &spki, at).unwrap();
     chain

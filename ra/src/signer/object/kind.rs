@@ -1,0 +1,104 @@
+//! What the engine must be able to read from a request object, whichever API it belongs to.
+
+use std::fmt::Debug;
+
+use kube::{Resource, ResourceExt as _};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// A kind of object that asks for a certificate.
+pub(crate) trait RequestKind:
+    Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static
+{
+    /// Group and plural, as RBAC rules name them.
+    const RBAC: (&'static str, &'static str);
+
+    /// The user who created it, where somebody whom the server trusts stamped it.
+    fn requester(&self) -> Option<&str>;
+
+    /// `spec.request`: the CSR in PEM.
+    fn request(&self) -> &[u8];
+
+    /// How far it came.
+    fn phase(&self) -> Phase<'_>;
+}
+
+/// How far a request came. What was decided stays decided: each later phase is the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase<'a> {
+    /// Nobody decided anything.
+    Pending,
+    /// It may be signed.
+    Approved {
+        /// What the signer says meanwhile.
+        said: Option<Said<'a>>,
+    },
+    /// The certificate and what goes with it, in PEM.
+    Issued(&'a [u8]),
+    /// An approver said no.
+    Denied(Said<'a>),
+    /// The signer will not sign it.
+    Refused(Said<'a>),
+    /// The signer could not sign it.
+    Failed(Said<'a>),
+}
+
+/// Reason and message of a condition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Said<'a> {
+    pub(crate) reason: &'a str,
+    pub(crate) message: &'a str,
+}
+
+/// Tells one object from another of the same name.
+pub(crate) fn uid<K: RequestKind>(object: &K) -> &str {
+    object.meta().uid.as_deref().unwrap_or_default()
+}
+
+/// Which state of the object this is.
+pub(crate) fn version<K: RequestKind>(object: &K) -> &str {
+    object.meta().resource_version.as_deref().unwrap_or_default()
+}
+
+/// Whether a state is later than another, of the same object or of another of its kind.
+///
+/// The versions of one kind count up in one sequence (Kubernetes says so since 1.35, and its store always did). What is
+/// no number is only ever compared with itself.
+pub(crate) fn is_later(version: &str, than: &str) -> bool {
+    match (version.parse::<u64>(), than.parse::<u64>()) {
+        (Ok(version), Ok(than)) => version > than,
+        _ => version != than,
+    }
+}
+
+/// Keeps of an object what we need: the record of who set which field is the largest part of it.
+pub(crate) fn slim<K: RequestKind>(mut object: K) -> K {
+    object.managed_fields_mut().clear();
+    object
+}
+
+impl std::fmt::Display for Said<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.reason, self.message) {
+            ("", "") => f.write_str("without a reason"),
+            (reason, "") => f.write_str(reason),
+            ("", message) => f.write_str(message),
+            (reason, message) => write!(f, "{reason}: {message}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use test_case::test_case;
+
+    use super::*;
+
+    #[test_case("9", "10", false; "numbers, not texts")]
+    #[test_case("10", "9", true)]
+    #[test_case("10", "10", false; "the same")]
+    #[test_case("a", "a", false; "the same, no number")]
+    #[test_case("a", "b", true; "another, no number")]
+    fn a_later_state(version: &str, than: &str, later: bool) {
+        assert_eq!(is_later(version, than), later);
+    }
+}

@@ -1,0 +1,123 @@
+//! What every object of ours says about itself: whose it is, for whom, and when it must be gone.
+//!
+//! The label selects our shared watch and holds the installation's name, a DNS label. Everything else is an annotation:
+//! identities do not fit into a label's value. Policies and people may read the annotations; we ourselves believe of
+//! an object only what the server stamped on it, and of these marks the end, for objects that the server says are ours.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime};
+
+use k8s_openapi::jiff::{Timestamp, fmt::strtime};
+use kube::ResourceExt as _;
+
+use super::kind::RequestKind;
+use crate::signer::Issuance;
+
+/// When an object must be gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// At this time.
+    At(SystemTime),
+    /// Never: a person wants to look at it.
+    Never,
+}
+
+/// A text that says no end.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct NoEnd;
+
+/// The labels of an object.
+pub(crate) fn labels(installation: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([(INSTALLATION.to_owned(), installation.to_owned())])
+}
+
+/// Selects the objects of an installation.
+pub(crate) fn selector(installation: &str) -> String {
+    format!("{INSTALLATION}={installation}")
+}
+
+/// The annotations of an object.
+pub(crate) fn annotations(issuance: &Issuance, end: End) -> BTreeMap<String, String> {
+    let of = &issuance.originator;
+    let pod = of.pod.as_ref();
+    let known = [
+        (IDENTITY, Some(issuance.id.as_str())),
+        (NAMESPACE, Some(of.namespace.as_str())),
+        (SERVICE_ACCOUNT, Some(of.service_account.as_str())),
+        (POD, pod.map(|pod| pod.name.as_str())),
+        (POD_UID, pod.map(|pod| pod.uid.as_str())),
+        (NODE, of.node.as_deref()),
+        (CLUSTER, of.cluster.as_deref()),
+        (REQUEST_ID, Some(&*issuance.request_id)),
+    ];
+    known
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
+        .chain([(EXPIRES_AT.to_owned(), end.to_string())])
+        .collect()
+}
+
+/// When an object of ours must be gone. One that does not say so, or says what cannot be read, ends some time after it
+/// was made; one that has no such time either is as good as new.
+pub(crate) fn end_of<K: RequestKind>(object: &K) -> End {
+    let said = object.annotations().get(EXPIRES_AT).and_then(|text| text.parse().ok());
+    let made = object.meta().creation_timestamp.as_ref();
+    said.or_else(|| Some(End::At(SystemTime::from(made?.0) + UNMARKED_LIFE)))
+        .unwrap_or(End::Never)
+}
+
+// === impl End ===
+
+impl End {
+    /// Whether an object with this end must be gone by now.
+    pub(crate) fn is_past(self, now: SystemTime) -> bool {
+        match self {
+            Self::At(end) => end < now,
+            Self::Never => false,
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self {
+            Self::At(time) => Timestamp::try_from(*time)
+                .and_then(|time| strtime::format("%Y-%m-%dT%H:%M:%SZ", time))
+                .map_err(|_| fmt::Error)?,
+            Self::Never => NEVER.to_owned(),
+        };
+        f.write_str(&text)
+    }
+}
+
+impl FromStr for End {
+    type Err = NoEnd;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == NEVER {
+            return Ok(Self::Never);
+        }
+        let time: Timestamp = text.parse().map_err(|_| NoEnd)?;
+        Ok(Self::At(SystemTime::from(time)))
+    }
+}
+
+/// Label of every object: the installation that made it.
+pub(crate) const INSTALLATION: &str = "ensign.mesh/installation";
+/// When the object must be gone (RFC 3339, UTC), or `never`.
+pub(crate) const EXPIRES_AT: &str = "ensign.mesh/expires-at";
+/// What no annotation of the operator may begin with.
+pub(crate) const PREFIX: &str = "ensign.mesh/";
+const IDENTITY: &str = "ensign.mesh/identity";
+const NAMESPACE: &str = "ensign.mesh/namespace";
+const SERVICE_ACCOUNT: &str = "ensign.mesh/service-account";
+const POD: &str = "ensign.mesh/pod";
+const POD_UID: &str = "ensign.mesh/pod-uid";
+const NODE: &str = "ensign.mesh/node";
+const CLUSTER: &str = "ensign.mesh/cluster";
+const REQUEST_ID: &str = "ensign.mesh/request-id";
+const NEVER: &str = "never";
+/// Longer than any request of ours waits.
+const UNMARKED_LIFE: Duration = Duration::from_hours(1);
