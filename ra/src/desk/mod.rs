@@ -166,3 +166,6 @@ pub async fn start(
 #[derive(Debug, Error)]
 #[error("the process is stopping")]
 struct Stopping;
+
+#[cfg(test)]
+mod tests;

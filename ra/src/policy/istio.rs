@@ -62,7 +62,9 @@ pub(super) fn signers(
     let mut found = BTreeMap::<SignerName, KubernetesSigner>::new();
     if let Some(domain) = &settings.signer_domain {
         let listed = mesh.cert_signers().filter(|signer| signer.domain() == domain).cloned();
-        let metadata = mesh.proxy_metadata().filter(|name| !name.is_empty());
+        // A name that the file defines is that signer, whatever the domain.
+        let defined = |name: &str| file.iter().any(|form| form.name.value == name);
+        let metadata = mesh.proxy_metadata().filter(|name| !name.is_empty() && !defined(name));
         let metadata = metadata.and_then(|name| KubernetesSigner::of(domain, name).ok());
         for signer in listed.chain(metadata) {
             if let Ok(name) = signer.path().parse() {
