@@ -83,7 +83,7 @@ impl World {
         }
     }
 
-    fn path(&self) -> std::path::PathBuf {
+    fn path(&self) -> PathBuf {
         self.folder.path().join("policy.yaml")
     }
 

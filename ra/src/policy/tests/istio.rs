@@ -406,7 +406,9 @@ fn the_file_may_describe_a_signer_of_the_mesh_more_closely_and_not_otherwise() {
 fn a_default_that_the_file_defines_is_that_signer_and_no_clash() {
     let mut world = World::of(&["foo"]);
     world.metadata = Some("own");
-    let text = file("signers:\n- name: own\n  local: {dir: /own}\nrules:\n- namespace: '*'\n  serviceAccounts: ['*']\n  signers: [own]\n");
+    let text = file(
+        "signers:\n- name: own\n  local: {dir: /own}\nrules:\n- namespace: '*'\n  serviceAccounts: ['*']\n  signers: [own]\n",
+    );
     let policy = world.compose(Some(&text)).unwrap();
     assert_eq!(judge(&policy, "a", ""), Ok(("own".to_owned(), ChosenBy::ProxyMetadata)));
     assert!(policy.refused_signers().next().is_none());
