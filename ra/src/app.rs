@@ -25,13 +25,13 @@ use tonic::transport::Server;
 use tower::util::{MapRequestLayer, MapResponseLayer};
 
 use crate::authn::{Authenticator, Jwks};
-use crate::config::{Config, KubernetesConfig};
+use crate::config::{Config, IstioConfig, KubernetesConfig};
 use crate::desk::{self, Desk, DeskParts, OpenSigners, PolicySources};
 use crate::edge;
 use crate::janitor::Janitor;
 use crate::kubernetes::{self, Cluster, KubernetesMetrics};
 use crate::limits::{Limits, LimitsConfig};
-use crate::mesh::{self, MeshFeed, MeshMetrics, MeshSource};
+use crate::mesh::{self, MeshMetrics, MeshSource};
 use crate::metrics::Metrics;
 use crate::service::{Parts, Service};
 use crate::serving::{Acceptor, Incoming, Serving, TlsLimits};
@@ -135,21 +135,10 @@ pub async fn bind_with(config: Config, fittings: Fittings) -> anyhow::Result<Bou
     supervisor.spawn("jwks file", jwks_file.run(stop.clone()));
 
     let mesh_metrics = MeshMetrics::register(registry.sub_registry_with_prefix("ensign_ra"));
-    let feed = follow_mesh(&config, &host, &mesh_metrics, &kubernetes_metrics, &mut supervisor);
-    let sources = PolicySources {
-        file: config.policy_file,
-        mesh: feed.zip(config.istio.map(|istio| istio.settings)),
-        trust_domain: config.trust_domain.clone(),
-    };
-    let parts = DeskParts {
-        signers: fittings.signers.unwrap_or_else(|| Arc::new(host.clone())),
-        metrics: metrics.clone(),
-        mesh_metrics,
-        files,
-        clock: Arc::clone(&clock),
-        serving_ca: config.serving.own_ca_dir().map(Path::to_owned),
-    };
-    let policy_gate = readiness.gate("policy", "no policy has been read yet");
+    let sources = policy_sources(&config, &host, &mesh_metrics, &kubernetes_metrics, &mut supervisor);
+    let signers = fittings.signers.unwrap_or_else(|| Arc::new(host.clone()));
+    let parts = desk_parts(&config, &host, signers, &metrics, mesh_metrics);
+    let policy_gate = readiness.gate("policy", "it is being read");
     let desk = desk::start(sources, parts, policy_gate, &mut supervisor).await?;
 
     let expiry = follow_roots(
@@ -223,25 +212,48 @@ async fn connect(config: Option<&KubernetesConfig>, metrics: &KubernetesMetrics)
     Ok(Some(cluster))
 }
 
-/// Istio's configuration, if the policy follows it.
-fn follow_mesh(
+/// Where the policy comes from; Istio's configuration begins to be followed.
+fn policy_sources(
     config: &Config,
     host: &Host,
     metrics: &MeshMetrics,
     kubernetes: &KubernetesMetrics,
     supervisor: &mut Supervisor,
-) -> Option<MeshFeed> {
-    let (istio, cluster) = (config.istio.as_ref()?, host.cluster.clone()?);
-    let source = MeshSource {
-        cluster,
-        namespace: config.kubernetes.as_ref()?.istio_namespace.clone(),
-        config_map: istio.config_map.clone(),
-        metrics: metrics.clone(),
-        kubernetes: kubernetes.clone(),
+) -> PolicySources {
+    let mut follow = |istio: &IstioConfig| {
+        let source = MeshSource {
+            cluster: host.cluster.clone()?,
+            namespace: config.kubernetes.as_ref()?.istio_namespace.clone(),
+            config_map: istio.config_map.clone(),
+            metrics: metrics.clone(),
+            kubernetes: kubernetes.clone(),
+        };
+        let (feed, work) = mesh::follow(source, host.stop.clone());
+        supervisor.spawn("mesh configuration", work);
+        Some((feed, istio.settings.clone()))
     };
-    let (feed, work) = mesh::follow(source, host.stop.clone());
-    supervisor.spawn("mesh configuration", work);
-    Some(feed)
+    PolicySources {
+        file: config.policy_file.clone(),
+        mesh: config.istio.as_ref().and_then(&mut follow),
+        trust_domain: config.trust_domain.clone(),
+    }
+}
+
+fn desk_parts(
+    config: &Config,
+    host: &Host,
+    signers: Arc<dyn OpenSigners>,
+    metrics: &Metrics,
+    mesh_metrics: MeshMetrics,
+) -> DeskParts {
+    DeskParts {
+        signers,
+        metrics: metrics.clone(),
+        mesh_metrics,
+        files: host.files.clone(),
+        clock: Arc::clone(&host.clock),
+        serving_ca: config.serving.own_ca_dir().map(Path::to_owned),
+    }
 }
 
 /// The name that a serving CA of our own bears in its subject. It is wanted before Istio's configuration may be there.

@@ -10,6 +10,7 @@ use ensign_daemon::GoDuration;
 use ensign_daemon::settings::Checker;
 use ensign_pki::TrustDomain;
 
+use super::kubernetes::Noted;
 use super::values::{duration, label};
 use crate::mesh::{KubernetesSigner, SignerDomain};
 use crate::policy::{IstioSettings, SignerChoice};
@@ -94,21 +95,25 @@ impl MeshArgs {
         let domain: Option<SignerDomain> = parsed(
             c,
             "cert_signer_domain",
-            &self.cert_signer_domain,
+            self.cert_signer_domain.as_deref(),
             "a domain of Kubernetes signers such as clusterissuers.cert-manager.io",
         );
-        let k8s_signer: Option<KubernetesSigner> =
-            parsed(c, "k8s_signer", &self.k8s_signer, "a full name of a Kubernetes signer");
+        let k8s_signer: Option<KubernetesSigner> = parsed(
+            c,
+            "k8s_signer",
+            self.k8s_signer.as_deref(),
+            "a full name of a Kubernetes signer",
+        );
         let trust_domain: Option<TrustDomain> = parsed(
             c,
             "trust_domain",
-            &self.trust_domain,
+            self.trust_domain.as_deref(),
             "a trust domain such as cluster.local",
         );
         let istiod_signer = self.istiod_signer(c, kubernetes);
         let (default_ttl, max_ttl) = self.ttl(c);
         Some(Checked {
-            istio: config_map?.map(|config_map| IstioConfig {
+            istio: config_map.ok()?.map(|config_map| IstioConfig {
                 config_map,
                 settings: IstioSettings {
                     signer_domain: domain,
@@ -119,22 +124,22 @@ impl MeshArgs {
                 },
             }),
             trust_domain,
-            istiod_signer: istiod_signer?,
+            istiod_signer: istiod_signer.ok()?,
         })
     }
 
-    /// `Some(None)`: Istio's configuration is not followed.
-    fn config_map(&self, c: &mut Checker<'_>) -> Option<Option<String>> {
+    /// `None`: Istio's configuration is not followed.
+    fn config_map(&self, c: &mut Checker<'_>) -> Result<Option<String>, Noted> {
         let external_ca = said(self.external_ca.as_deref());
         if let Some(other) = external_ca.filter(|name| *name != EXTERNAL_CA) {
             let why = "istiod has no other; leave it unset where the policy file alone names the signers";
             c.refuse("external_ca", other, EXTERNAL_CA, why);
-            return None;
+            return Err(Noted);
         }
         match (said(self.mesh_config_map.as_deref()), external_ca) {
-            (Some(name), _) => label(c, "mesh_config_map", name).map(Some),
-            (None, Some(_)) => Some(Some(MESH_CONFIG_MAP.to_owned())),
-            (None, None) => Some(None),
+            (Some(name), _) => label(c, "mesh_config_map", name).map(Some).ok_or(Noted),
+            (None, Some(_)) => Ok(Some(MESH_CONFIG_MAP.to_owned())),
+            (None, None) => Ok(None),
         }
     }
 
@@ -191,14 +196,14 @@ impl MeshArgs {
         }
     }
 
-    /// `Some(None)`: istiod's certificate comes from elsewhere.
-    fn istiod_signer(&self, c: &mut Checker<'_>, kubernetes: bool) -> Option<Option<KubernetesSigner>> {
+    /// `None`: istiod's certificate comes from elsewhere.
+    fn istiod_signer(&self, c: &mut Checker<'_>, kubernetes: bool) -> Result<Option<KubernetesSigner>, Noted> {
         const ID: &str = "pilot_cert_provider";
         const EXPECTED: &str = "istiod, k8s.io/ and the full name of a Kubernetes signer, custom or none";
         let seen = &*self.pilot_cert_provider;
         match seen.split_once('/') {
             Some(("k8s.io", signer)) => {
-                let signer = c.check(ID, seen, EXPECTED, signer.parse())?;
+                let signer = c.check(ID, seen, EXPECTED, signer.parse()).ok_or(Noted)?;
                 if !kubernetes {
                     c.refuse(
                         ID,
@@ -206,19 +211,19 @@ impl MeshArgs {
                         "an API server (--kubernetes)",
                         "the certificate is requested there",
                     );
-                    return None;
+                    return Err(Noted);
                 }
-                Some(Some(signer))
+                Ok(Some(signer))
             }
-            None if matches!(seen, "" | "istiod" | "custom" | "none") => Some(None),
+            None if matches!(seen, "" | "istiod" | "custom" | "none") => Ok(None),
             None if seen == "kubernetes" => {
                 let why = "Kubernetes no longer signs for it, and istiod refuses it as well; name a signer";
                 c.refuse(ID, seen, EXPECTED, why);
-                None
+                Err(Noted)
             }
             _ => {
                 c.refuse(ID, seen, EXPECTED, "there is no such provider");
-                None
+                Err(Noted)
             }
         }
     }
@@ -254,11 +259,11 @@ fn said(value: Option<&str>) -> Option<&str> {
     value.filter(|value| !value.is_empty())
 }
 
-fn parsed<T>(c: &mut Checker<'_>, id: &str, value: &Option<String>, expected: &str) -> Option<T>
+fn parsed<T>(c: &mut Checker<'_>, id: &str, value: Option<&str>, expected: &str) -> Option<T>
 where
     T: std::str::FromStr<Err: std::error::Error + 'static>,
 {
-    said(value.as_deref()).and_then(|seen| c.parse(id, seen, expected))
+    said(value).and_then(|seen| c.parse(id, seen, expected))
 }
 
 /// The one value that istiod knows.

@@ -236,7 +236,7 @@ async fn changed(mesh: &mut Option<MeshFeed>) {
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 fn folders(policy: &Policy) -> Vec<(String, PathBuf)> {

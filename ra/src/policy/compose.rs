@@ -82,19 +82,15 @@ fn build(file: Option<&File>, sources: Sources<'_>, mistakes: &mut Mistakes) -> 
         }
         parts.add(signers::read(form, &common, mistakes));
     }
+    if sources.istio.is_none() && forms.is_empty() {
+        mistakes.add("signers is empty: expected at least one");
+    }
+    let of_istio = |Istio { mesh, settings }: Istio<'_>| istio::signers(mesh, settings, forms, &common, mistakes);
     let IstioSigners {
         defined,
         k8s_signer,
         names,
-    } = match sources.istio {
-        Some(Istio { mesh, settings }) => istio::signers(mesh, settings, forms, &common, mistakes),
-        None => {
-            if forms.is_empty() {
-                mistakes.add("signers is empty: expected at least one");
-            }
-            IstioSigners::default()
-        }
-    };
+    } = sources.istio.map(of_istio).unwrap_or_default();
     for signer in defined {
         parts.names.insert(signer.name().to_string());
         parts.add(Some(signer));

@@ -157,24 +157,20 @@ fn local(form: &Signer, local: &Local, mistakes: &mut Mistakes) -> Option<(Backe
             );
         }
     }
-    let roots = match &form.roots {
-        None => None,
-        Some(roots) => match (one_source(roots, mistakes)?, &roots.value.file) {
-            ("file", Some(path)) => Some(path.clone()),
-            _ => {
-                mistakes.at(
-                    roots,
-                    "roots of a local signer are a path, or left out for root-cert.pem in its folder",
-                );
-                return None;
-            }
-        },
-    };
+    let mut path = None;
+    if let Some(roots) = &form.roots {
+        one_source(roots, mistakes)?;
+        path.clone_from(&roots.value.file);
+        if path.is_none() {
+            let what = "roots of a local signer are a path, or left out for root-cert.pem in its folder";
+            mistakes.at(roots, what);
+        }
+    }
     let backend = Backend::Local(LocalSpec {
         dir: local.dir.clone(),
         self_signed: local.self_signed,
     });
-    Some((backend, roots))
+    Some((backend, path))
 }
 
 fn kubernetes_csr(form: &Signer, csr: &KubernetesCsr, common: &Common<'_>, mistakes: &mut Mistakes) -> Built {

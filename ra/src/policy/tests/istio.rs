@@ -214,7 +214,7 @@ fn without_a_file_the_default_is_all_there_is(namespace: &str, signer: &str, exp
 #[test_case("foo", "own", Err("signer_not_allowed"); "K8S_SIGNER is no signer of the domain")]
 fn any_mesh_signer_is_what_istiod_does(namespace: &str, signer: &str, expected: Result<&str, &'static str>) {
     let mut world = World::of(&["foo", "bar"]).k8s_signer("example.com/own").any();
-    world.more = format!("trustDomain: cluster.local\n");
+    world.more = "trustDomain: cluster.local\n".to_owned();
     world.proxies = vec![("foo", "foo")];
     // Its root is that of everybody.
     let pem = CA.root_pem().replace('\n', "\n    ");
