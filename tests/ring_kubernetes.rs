@@ -10,3 +10,5 @@ mod kubernetes_csr;
 mod leader;
 #[path = "ring_kubernetes/replica.rs"]
 mod replica;
+#[path = "ring_kubernetes/serving.rs"]
+mod serving;

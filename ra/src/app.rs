@@ -29,12 +29,13 @@ use crate::config::{Config, IstioConfig, KubernetesConfig};
 use crate::desk::{self, Desk, DeskParts, OpenSigners, PolicySources};
 use crate::edge;
 use crate::janitor::Janitor;
-use crate::kubernetes::{self, Cluster, KubernetesMetrics};
+use crate::kubernetes::{self, Cluster, Home, KubernetesMetrics};
+use crate::leader;
 use crate::limits::{Limits, LimitsConfig};
 use crate::mesh::{self, MeshMetrics, MeshSource};
 use crate::metrics::Metrics;
 use crate::service::{Parts, Service};
-use crate::serving::{Acceptor, Incoming, Serving, TlsLimits};
+use crate::serving::{Acceptor, Incoming, Serving, TlsLimits, follow_health};
 use crate::signer::object::{Backends, BackendsParts, ObjectMetrics};
 use crate::signer::{Host, Signers, TrustHost};
 use crate::trust::TrustMetrics;
@@ -86,6 +87,11 @@ pub async fn bind_with(config: Config, fittings: Fittings) -> anyhow::Result<Bou
     let kubernetes_metrics = KubernetesMetrics::register(registry.sub_registry_with_prefix("ensign_ra"));
     let object_metrics = ObjectMetrics::register(registry.sub_registry_with_prefix("ensign_ra"));
     let cluster = connect(config.kubernetes.as_ref(), &kubernetes_metrics).await?;
+    let home = config
+        .kubernetes
+        .as_ref()
+        .zip(cluster.as_ref())
+        .map(|(config, cluster)| home(config, cluster));
     let clock = fittings.clock;
     let backends = cluster
         .clone()
@@ -151,11 +157,16 @@ pub async fn bind_with(config: Config, fittings: Fittings) -> anyhow::Result<Bou
     supervisor.spawn("root expiry", expiry);
 
     let trust_domain = trust_domain(&desk, config.trust_domain)?;
-    let serving = Serving::open(config.serving, &trust_domain, &host).await?;
-    supervisor.spawn(
-        "serving expiry",
-        follow_serving(serving.clone(), metrics.clone(), stop.clone()),
+    let serving = Serving::open(config.serving, &trust_domain, &host, home.as_ref()).await?;
+    let certificate = readiness.gate("serving-certificate", "no serving certificate yet");
+    let health = follow_health(
+        serving.clone(),
+        certificate,
+        metrics.clone(),
+        Arc::clone(&clock),
+        stop.clone(),
     );
+    supervisor.spawn("serving expiry", health);
 
     let grpc = http::bind(config.listen.grpc, "certificate requests, --grpc-addr").await?;
     let readyz = http::bind(config.listen.readyz, "health, --readyz-addr").await?;
@@ -265,6 +276,19 @@ fn trust_domain(desk: &watch::Receiver<Arc<Desk>>, of_settings: Option<TrustDoma
     }
 }
 
+fn home(config: &KubernetesConfig, cluster: &Cluster) -> Home {
+    Home {
+        cluster: cluster.clone(),
+        namespace: config
+            .own_namespace
+            .clone()
+            .unwrap_or_else(|| cluster.own_namespace().to_owned()),
+        istio_namespace: config.istio_namespace.clone(),
+        installation: config.installation.clone(),
+        identity: leader::identity(config.pod_name.as_deref()),
+    }
+}
+
 // === impl Bound ===
 
 impl Bound {
@@ -321,20 +345,6 @@ async fn serve(
 fn spawn_http(supervisor: &mut Supervisor, name: &'static str, listener: TcpListener, router: axum::Router) {
     let (stop, connections) = (supervisor.stop_token(), supervisor.connections());
     supervisor.spawn(name, http::serve(listener, router, stop, connections));
-}
-
-/// Keeps the expiry of the serving certificate in the metrics.
-async fn follow_serving(mut serving: Serving, metrics: Metrics, stop: CancellationToken) -> anyhow::Result<()> {
-    loop {
-        metrics.serving_expiry(serving.not_after());
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            more = serving.changed() => if !more {
-                stop.cancelled().await;
-                return Ok(());
-            }
-        }
-    }
 }
 
 /// Keeps the expiry of each signer's roots and CA in the metrics: bundles change on disk without a new policy.

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use ensign_daemon::GoDuration;
 use ensign_daemon::settings::Checker;
 
-use super::values::{list, path};
+use super::values::{duration, label, list, path};
 use crate::serving::ServingSource;
 
 #[derive(Debug, Clone, Args)]
@@ -16,10 +17,19 @@ pub(super) struct ServingArgs {
     /// Key of the serving certificate (PEM, watched)
     #[arg(long, env = "ENSIGN_RA_SERVING_KEY_FILE", value_name = "PATH")]
     serving_key_file: Option<String>,
+    /// Roots of that certificate, for the namespaces (PEM, watched); unset: a root in its chain
+    #[arg(long, env = "ENSIGN_RA_SERVING_CA_FILE", value_name = "PATH")]
+    serving_ca_file: Option<String>,
     /// Instead of a certificate from elsewhere: folder of a CA for the serving certificate alone, made if empty
     #[arg(long, env = "ENSIGN_RA_SERVING_CA_DIR", value_name = "DIR")]
     serving_ca_dir: Option<String>,
-    /// Names in the serving certificate that this CA issues
+    /// Where the root of the CA in that folder is written for clients (their CA_ROOT_CA)
+    #[arg(long, env = "ENSIGN_RA_SERVING_ROOT_FILE", value_name = "PATH")]
+    serving_root_file: Option<String>,
+    /// The same in a Secret of our own namespace for all replicas, made once if absent; Istio's `cacerts` layout
+    #[arg(long, env = "ENSIGN_RA_SERVING_CA_SECRET", value_name = "NAME")]
+    serving_ca_secret: Option<String>,
+    /// Names in the serving certificate that such a CA issues
     #[arg(
         long,
         env = "ENSIGN_RA_SERVING_DNS_NAMES",
@@ -27,68 +37,130 @@ pub(super) struct ServingArgs {
         value_name = "LIST"
     )]
     serving_dns_names: String,
-    /// Where the root of that CA is written for clients (their CA_ROOT_CA)
-    #[arg(long, env = "ENSIGN_RA_SERVING_ROOT_FILE", value_name = "PATH")]
-    serving_root_file: Option<String>,
+    /// How long a new root of it is with the namespaces before a certificate under it is shown
+    #[arg(
+        long,
+        env = "ENSIGN_RA_SERVING_ROOT_OVERLAP",
+        default_value = "5m",
+        value_name = "DURATION"
+    )]
+    serving_root_overlap: String,
+}
+
+/// The ways to name a source; exactly one is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Files,
+    Folder,
+    Secret,
 }
 
 impl ServingArgs {
     pub(super) fn check(&self, c: &mut Checker<'_>) -> Option<ServingSource> {
-        const CERT: &str = "serving_cert_file";
-        const KEY: &str = "serving_key_file";
-        let from_ca = &self.serving_ca_dir;
-        match (&self.serving_cert_file, &self.serving_key_file, from_ca) {
-            (Some(cert), Some(key), None) => {
-                let (cert, key) = (path(c, CERT, Some(cert)), path(c, KEY, Some(key)));
-                if let Some(root) = &self.serving_root_file {
-                    let why = "a certificate from files brings its own root; leave this out";
-                    c.refuse("serving_root_file", root, "nothing beside --serving-cert-file", why);
-                }
+        let overlap = duration(
+            c,
+            "serving_root_overlap",
+            &self.serving_root_overlap,
+            GoDuration::not_negative,
+        );
+        let source = self.source(c)?;
+        let beside = [
+            ("serving_ca_file", &self.serving_ca_file, Source::Files),
+            ("serving_root_file", &self.serving_root_file, Source::Folder),
+        ];
+        for (id, seen, of) in beside {
+            if let Some(seen) = seen.as_ref().filter(|_| of != source) {
+                let expected = format!("nothing beside {}", c.name(source.id()));
+                let why = format!("it goes with {} only; leave it out", c.name(of.id()));
+                c.refuse(id, seen, &expected, &why);
+            }
+        }
+        match source {
+            Source::Files => {
+                let certificate = path(c, "serving_cert_file", self.serving_cert_file.as_deref());
+                let key = path(c, "serving_key_file", self.serving_key_file.as_deref());
                 Some(ServingSource::Files {
-                    certificate: cert?,
+                    certificate: certificate?,
                     key: key?,
+                    roots: self.serving_ca_file.as_ref().map(PathBuf::from),
                 })
             }
-            (None, None, Some(dir)) => {
-                let dir = path(c, "serving_ca_dir", Some(dir));
+            Source::Folder => {
+                let dir = path(c, "serving_ca_dir", self.serving_ca_dir.as_deref());
                 let names = list(c, "serving_dns_names", &self.serving_dns_names);
-                let root_file = self.serving_root_file.as_ref().map(PathBuf::from);
                 Some(ServingSource::OwnCa {
                     dir: dir?,
                     names: names?,
-                    root_file,
+                    root_file: self.serving_root_file.as_ref().map(PathBuf::from),
                 })
             }
-            (None, None, None) => {
-                c.missing(
-                    "serving_ca_dir",
-                    "a folder, or --serving-cert-file with --serving-key-file",
+            Source::Secret => {
+                let name = label(
+                    c,
+                    "serving_ca_secret",
+                    self.serving_ca_secret.as_deref().unwrap_or_default(),
                 );
-                None
+                let names = list(c, "serving_dns_names", &self.serving_dns_names);
+                Some(ServingSource::CaSecret {
+                    name: name?,
+                    names: names?,
+                    overlap: overlap?,
+                })
             }
-            (Some(seen), None, None) => {
-                c.refuse(
-                    CERT,
-                    seen,
-                    "--serving-key-file beside it",
-                    "a certificate needs its key",
-                );
-                None
+        }
+    }
+
+    /// The one that is named. None, several and half of one are mistakes.
+    fn source(&self, c: &mut Checker<'_>) -> Option<Source> {
+        let (cert, key) = (&self.serving_cert_file, &self.serving_key_file);
+        let mut one = true;
+        match (cert, key) {
+            (Some(seen), None) => {
+                let why = "a certificate needs its key";
+                c.refuse("serving_cert_file", seen, "--serving-key-file beside it", why);
+                one = false;
             }
-            (None, Some(seen), None) => {
-                c.refuse(
-                    KEY,
-                    seen,
-                    "--serving-cert-file beside it",
-                    "a key needs its certificate",
-                );
-                None
+            (None, Some(seen)) => {
+                let why = "a key needs its certificate";
+                c.refuse("serving_key_file", seen, "--serving-cert-file beside it", why);
+                one = false;
             }
-            (_, _, Some(dir)) => {
-                let why = "the serving certificate comes from files or from a CA of its own, not from both";
-                c.refuse("serving_ca_dir", dir, "either this or --serving-cert-file", why);
-                None
-            }
+            (Some(_), Some(_)) | (None, None) => {}
+        }
+        let named = [
+            (Source::Files, if cert.is_some() { cert } else { key }),
+            (Source::Folder, &self.serving_ca_dir),
+            (Source::Secret, &self.serving_ca_secret),
+        ];
+        let mut named = named
+            .into_iter()
+            .filter_map(|(source, seen)| Some((source, seen.as_ref()?)));
+        let Some((source, _)) = named.next() else {
+            let others = "a folder, or --serving-ca-secret, or --serving-cert-file with --serving-key-file";
+            c.missing("serving_ca_dir", others);
+            return None;
+        };
+        for (other, seen) in named {
+            let expected = format!("either this or {}", c.name(source.id()));
+            c.refuse(
+                other.id(),
+                seen,
+                &expected,
+                "the serving certificate comes from one place",
+            );
+            one = false;
+        }
+        one.then_some(source)
+    }
+}
+
+impl Source {
+    /// The setting that names it.
+    fn id(self) -> &'static str {
+        match self {
+            Self::Files => "serving_cert_file",
+            Self::Folder => "serving_ca_dir",
+            Self::Secret => "serving_ca_secret",
         }
     }
 }

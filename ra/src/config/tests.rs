@@ -68,10 +68,31 @@ fn the_serving_certificate_has_one_source() {
             &["--serving-cert-file=/c", "--serving-key-file=/k"][..],
             "--serving-ca-dir",
         ),
+        (&["--serving-ca-secret=cacerts"][..], "--serving-ca-secret"),
+        (&["--serving-ca-file=/r"][..], "--serving-ca-file"),
     ] {
         let error = read(more).unwrap_err().to_string();
         assert!(error.contains(name), "{error}");
     }
+}
+
+#[test]
+fn a_ca_in_a_secret_is_a_source() {
+    let line = LEAST
+        .iter()
+        .copied()
+        .filter(|flag| !flag.starts_with("--serving"))
+        .chain(["--serving-ca-secret=ensign-ra-serving-ca", "--serving-root-overlap=90s"]);
+    let Command::Run(config) = Command::read(line).unwrap() else {
+        panic!("expected settings")
+    };
+    let ServingSource::CaSecret { name, overlap, .. } = config.serving else {
+        panic!("{:?}", config.serving)
+    };
+    assert_eq!(
+        (name.as_str(), overlap),
+        ("ensign-ra-serving-ca", Duration::from_secs(90))
+    );
 }
 
 #[test]

@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use super::*;
 use crate::mesh::{Mesh, MeshConfig, ProxyConfigs};
 use crate::policy::Wish;
-use crate::signer::{Issuance, IssuedChain, Signer, SignerError};
+use crate::signer::{Issuance, Issued, Signer, SignerError};
 use crate::trust::{Roots, Trust};
 
 const DOMAIN: &str = "clusterissuers.cert-manager.io";
@@ -34,7 +34,7 @@ struct Opener {
 struct Silent;
 
 impl Signer for Silent {
-    fn sign(&self, _: Issuance) -> BoxFuture<'_, Result<IssuedChain, SignerError>> {
+    fn sign(&self, _: Issuance) -> BoxFuture<'_, Result<Issued, SignerError>> {
         Box::pin(std::future::pending())
     }
 }

@@ -8,11 +8,15 @@
 mod client;
 mod error;
 mod follow;
+mod home;
 mod meter;
+mod secret;
 mod store;
 
 pub use client::{Cluster, ClusterSource, ConnectError, connect};
 pub use error::ApiError;
 pub use follow::{Follower, WatchState, WatchTrouble, Watched, follow};
+pub use home::Home;
 pub use meter::KubernetesMetrics;
+pub use secret::{KeySecret, NamedSecret, Values};
 pub use store::{ObjectKey, Store, Subscription};

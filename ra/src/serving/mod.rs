@@ -1,13 +1,18 @@
 //! The RA's own face: the certificate that it shows to agents, and the TLS listener.
 //!
-//! Owns where the serving certificate comes from (a mounted pair, or a CA of its own that signs nothing else), its
-//! renewal and the writing of its root for the agents. Promises that the certificate in use is whole and replaced
-//! between two handshakes without a restart; that a workload's signer never signs it; and that one provider, TLS 1.2
-//! or later and `h2` are all that is spoken. Leaves requests to `service` and draining to `app`.
+//! Owns where the serving certificate comes from (a mounted pair, a CA of its own in a folder or in a Secret that the
+//! replicas share, or an issuer of cert-manager), its renewal, and its roots for those who distribute them. Promises that
+//! the certificate in use is whole and replaced between two handshakes without a restart; that a root is out before a
+//! certificate under it is shown; that nothing is withdrawn because a renewal failed; and that one provider, TLS 1.2 or
+//! later and `h2` are all that is spoken. Leaves requests to `service` and draining to `app`.
 
 mod acceptor;
+mod ca_secret;
 mod connection;
 mod files;
+mod handover;
+mod health;
+mod leaf;
 mod own_ca;
 
 #[cfg(test)]
@@ -17,11 +22,11 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use ensign_daemon::watched_file::WatchError;
-use ensign_pki::{Certificate, CertificateError, KeyError, PrivateKey, TrustDomain, crypto};
+use ensign_pki::{BundleError, Certificate, CertificateError, KeyError, PrivateKey, TrustDomain, crypto};
 use rustls::{
     ServerConfig,
     server::{ClientHello, ResolvesServerCert},
@@ -34,11 +39,16 @@ use tokio::sync::watch;
 pub use self::{
     acceptor::{Acceptor, Incoming, TlsLimits},
     connection::{Peer, TlsConnection},
+    health::follow_health,
     own_ca::refuse_overlap,
 };
-use crate::signer::{
-    Host,
-    local::{LocalError, issuer::rfc3339},
+use crate::{
+    kubernetes::Home,
+    signer::{
+        Host,
+        local::{LocalError, issuer::rfc3339},
+    },
+    trust::Roots,
 };
 
 /// Where the serving certificate comes from.
@@ -50,6 +60,8 @@ pub enum ServingSource {
         certificate: PathBuf,
         /// Its key.
         key: PathBuf,
+        /// Its roots, for the namespaces: a serving certificate does not bring them.
+        roots: Option<PathBuf>,
     },
     /// A CA of its own, made on first start, that signs nothing but the serving certificate.
     OwnCa {
@@ -60,12 +72,36 @@ pub enum ServingSource {
         /// Where its root goes for the agents' `CA_ROOT_CA`.
         root_file: Option<PathBuf>,
     },
+    /// The same in a Secret of our own namespace, for all replicas.
+    CaSecret {
+        /// Its name.
+        name: String,
+        /// Names and addresses by which agents call the RA.
+        names: Vec<String>,
+        /// How long a new root is out before a certificate under it is shown.
+        overlap: Duration,
+    },
 }
 
-/// The serving certificate, now and after each change. Cheap to clone.
+/// The serving certificate and its roots, now and after each change. Cheap to clone.
 #[derive(Clone)]
 pub struct Serving {
-    current: watch::Receiver<Arc<Face>>,
+    current: watch::Receiver<Arc<Shown>>,
+}
+
+/// What is shown at one time.
+struct Shown {
+    face: Result<Arc<Face>, Absent>,
+    roots: Option<Arc<Roots>>,
+}
+
+/// Why nothing can be shown yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Absent {
+    /// What is waited for.
+    why: String,
+    /// The RA is as ready as it can be: there is nothing yet that it could serve.
+    ready: bool,
 }
 
 /// One serving certificate and its key.
@@ -80,6 +116,14 @@ pub enum ServingError {
     /// The mounted pair is missing or wrong.
     #[error("the serving certificate cannot be loaded; check --serving-cert-file and --serving-key-file")]
     Files(#[source] WatchError),
+    /// The Secret needs an API server.
+    #[error(
+        "--serving-ca-secret {name} needs Kubernetes, which is off (--kubernetes); name an API server, or use --serving-ca-dir"
+    )]
+    NoKubernetes {
+        /// As configured.
+        name: String,
+    },
     /// The folder belongs to a signer.
     #[error(
         "--serving-ca-dir {dir} overlaps {other}, the folder of signer {signer}: who holds a workload's CA could pose as the RA and the reverse; name a folder of its own"
@@ -102,10 +146,10 @@ pub enum ServingError {
         source: LocalError,
     },
     /// No certificate could be issued.
-    #[error("the serving CA in {dir} issues no certificate")]
+    #[error("the serving CA in {place} issues no certificate")]
     Issue {
-        /// Its folder.
-        dir: String,
+        /// Its folder or Secret.
+        place: String,
         /// Why.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
@@ -143,6 +187,8 @@ enum FaceError {
     Key(#[from] KeyError),
     #[error("certificate and key are no pair, or of a kind that TLS does not use")]
     Pair(#[from] rustls::Error),
+    #[error("its roots are no bundle")]
+    Roots(#[from] BundleError),
 }
 
 // === impl ServingSource ===
@@ -151,7 +197,7 @@ impl ServingSource {
     /// The folder of the CA of its own, if it has one.
     pub fn own_ca_dir(&self) -> Option<&Path> {
         match self {
-            Self::Files { .. } => None,
+            Self::Files { .. } | Self::CaSecret { .. } => None,
             Self::OwnCa { dir, .. } => Some(dir),
         }
     }
@@ -162,11 +208,27 @@ impl ServingSource {
 impl Serving {
     /// Loads or makes the certificate, and starts what keeps it fresh as tasks of `host`. That no signer has the folder
     /// of a CA of our own is checked before, with [`refuse_overlap`].
-    pub async fn open(source: ServingSource, trust_domain: &TrustDomain, host: &Host) -> Result<Self, ServingError> {
+    pub async fn open(
+        source: ServingSource,
+        trust_domain: &TrustDomain,
+        host: &Host,
+        home: Option<&Home>,
+    ) -> Result<Self, ServingError> {
         let current = match source {
-            ServingSource::Files { certificate, key } => files::open(certificate, key, host).await?,
+            ServingSource::Files {
+                certificate,
+                key,
+                roots,
+            } => files::open(certificate, key, roots, host).await?,
             ServingSource::OwnCa { dir, names, root_file } => {
                 own_ca::open(own_ca::OwnCa::new(dir, names, root_file)?, trust_domain, host).await?
+            }
+            ServingSource::CaSecret { name, names, overlap } => {
+                let Some(home) = home else {
+                    return Err(ServingError::NoKubernetes { name });
+                };
+                let names = leaf::ServerNames::parse(names)?;
+                ca_secret::open(&name, names, overlap, trust_domain, host, home).await
             }
         };
         Ok(Self { current })
@@ -183,20 +245,34 @@ impl Serving {
         Ok(Arc::new(config))
     }
 
-    /// When the certificate in use dies; for a metric.
-    pub fn not_after(&self) -> SystemTime {
-        self.current.borrow().not_after
+    /// When the certificate in use dies, if there is one; for a metric.
+    pub fn not_after(&self) -> Option<SystemTime> {
+        self.current.borrow().face.as_ref().ok().map(|face| face.not_after)
     }
 
-    /// Waits for the next certificate. `false` once nothing keeps it fresh any more.
+    /// What clients must trust to call us: the roots of the certificate in use, and of the next one.
+    pub fn roots(&self) -> Option<Arc<Roots>> {
+        self.current.borrow().roots.clone()
+    }
+
+    /// Waits for the next certificate or roots. `false` once nothing keeps them fresh any more.
     pub async fn changed(&mut self) -> bool {
         self.current.changed().await.is_ok()
+    }
+
+    fn absent(&self) -> Option<Absent> {
+        self.current.borrow().face.as_ref().err().cloned()
     }
 }
 
 impl ResolvesServerCert for Serving {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.current.borrow().key))
+        self.current
+            .borrow()
+            .face
+            .as_ref()
+            .ok()
+            .map(|face| Arc::clone(&face.key))
     }
 }
 

@@ -7,15 +7,13 @@
 
 use std::{
     io::{self, Write as _},
-    net::IpAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Component, Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use ensign_pki::{KeyType, PrivateKey, SharedClock, TrustDomain};
-use rustls_pki_types::DnsName;
+use ensign_pki::{SharedClock, TrustDomain};
 use tokio::{
     sync::watch,
     task::spawn_blocking,
@@ -23,29 +21,18 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Face, ServingError};
+use super::{ServingError, Shown, handover::Handover, leaf::ServerNames};
 use crate::signer::{
     Host,
-    local::{
-        self, Surroundings,
-        folder::Authority,
-        issuer::{Leaf, Name, Purpose, rfc3339},
-    },
+    local::{self, Surroundings, folder::Authority},
 };
 
 /// A checked configuration.
 #[derive(Debug)]
 pub(super) struct OwnCa {
     dir: PathBuf,
-    names: Vec<ServerName>,
+    names: ServerNames,
     root_file: Option<PathBuf>,
-}
-
-/// One name of the serving certificate.
-#[derive(Clone, Debug)]
-enum ServerName {
-    Dns(String),
-    Ip(IpAddr),
 }
 
 /// Keeps a serving certificate fresh.
@@ -53,7 +40,7 @@ struct Renewal {
     ca: OwnCa,
     authority: watch::Receiver<Arc<Authority>>,
     clock: SharedClock,
-    publish: watch::Sender<Arc<Face>>,
+    handover: Handover,
     renew_at: SystemTime,
 }
 
@@ -78,7 +65,7 @@ pub(super) async fn open(
     ca: OwnCa,
     trust_domain: &TrustDomain,
     host: &Host,
-) -> Result<watch::Receiver<Arc<Face>>, ServingError> {
+) -> Result<watch::Receiver<Arc<Shown>>, ServingError> {
     let failed = |dir: &Path| {
         let dir = dir.display().to_string();
         move |source| ServingError::OwnCa { dir, source }
@@ -93,16 +80,16 @@ pub(super) async fn open(
     let loaded = local::load(&ca.dir, None, trust_domain, "serving CA folder", &surroundings).await;
     let (mut authority, watched) = loaded.map_err(failed(&ca.dir))?;
     let first = Arc::clone(&authority.borrow_and_update());
-    ca.write_root(&first).await?;
-    let (face, renew_at) = ca.issue(&first, host.clock.now())?;
-    let (publish, current) = watch::channel(Arc::new(face));
-    let renewal = Renewal {
+    // No overlap: agents read the file, and whoever brought another CA into the folder knows when.
+    let (handover, current) = Handover::new(String::new(), Duration::ZERO, Arc::clone(&host.clock));
+    let mut renewal = Renewal {
         ca,
         authority,
         clock: Arc::clone(&host.clock),
-        publish,
-        renew_at,
+        handover,
+        renew_at: SystemTime::UNIX_EPOCH,
     };
+    renewal.take(&first).await?;
     host.tasks.spawn(watched.run(host.stop.child_token()));
     host.tasks.spawn(renewal.run(host.stop.child_token()));
     Ok(current)
@@ -112,58 +99,11 @@ pub(super) async fn open(
 
 impl OwnCa {
     pub(super) fn new(dir: PathBuf, names: Vec<String>, root_file: Option<PathBuf>) -> Result<Self, ServingError> {
-        let parse = |name: String| {
-            if let Ok(address) = name.parse() {
-                return Ok(ServerName::Ip(address));
-            }
-            match DnsName::try_from(name.as_str()) {
-                Ok(_) => Ok(ServerName::Dns(name)),
-                Err(_) => Err(ServingError::Name { name }),
-            }
-        };
-        if names.is_empty() {
-            return Err(ServingError::Name { name: String::new() });
-        }
         Ok(Self {
             dir,
-            names: names.into_iter().map(parse).collect::<Result<_, _>>()?,
+            names: ServerNames::parse(names)?,
             root_file,
         })
-    }
-
-    /// A fresh key and its certificate, and when to replace both.
-    fn issue(&self, authority: &Authority, now: SystemTime) -> Result<(Face, SystemTime), ServingError> {
-        let failed = |source: Box<dyn std::error::Error + Send + Sync>| ServingError::Issue {
-            dir: self.dir.display().to_string(),
-            source,
-        };
-        let key = PrivateKey::generate(KeyType::P256).map_err(|error| failed(error.into()))?;
-        let names: Vec<Name<'_>> = self
-            .names
-            .iter()
-            .map(|name| match name {
-                ServerName::Dns(name) => Name::Dns(name),
-                ServerName::Ip(address) => Name::Ip(*address),
-            })
-            .collect();
-        let leaf = Leaf {
-            spki_der: &key.spki_der(),
-            rsa: false,
-            names: &names,
-            purpose: Purpose::Server,
-            ttl: LIFETIME,
-            backdate: BACKDATE,
-        };
-        let leaf = authority
-            .issuer
-            .issue(&leaf, now)
-            .map_err(|error| failed(error.into()))?;
-        let chain = std::iter::once(leaf)
-            .chain(authority.issuer.intermediates().iter().cloned())
-            .collect();
-        let face = Face::new(chain, &key, now).map_err(|error| failed(error.into()))?;
-        let life = face.not_after.duration_since(now).unwrap_or_default();
-        Ok((face, now + life / 2))
     }
 
     async fn write_root(&self, authority: &Authority) -> Result<(), ServingError> {
@@ -203,14 +143,18 @@ impl Renewal {
         }
     }
 
-    /// The root goes out first: an agent that reads it in time trusts the next certificate.
     async fn renew(&mut self) -> Result<(), ServingError> {
         let authority = Arc::clone(&self.authority.borrow_and_update());
-        self.ca.write_root(&authority).await?;
-        let (face, renew_at) = self.ca.issue(&authority, self.clock.now())?;
-        tracing::info!(not_after = rfc3339(face.not_after), "serving certificate renewed");
+        self.take(&authority).await
+    }
+
+    /// The root goes out first: an agent that reads it in time trusts the next certificate.
+    async fn take(&mut self, authority: &Authority) -> Result<(), ServingError> {
+        self.ca.write_root(authority).await?;
+        let place = self.ca.dir.display().to_string();
+        let (face, renew_at) = self.ca.names.issue(authority, &place, self.clock.now())?;
         self.renew_at = renew_at;
-        self.publish.send_replace(Arc::new(face));
+        self.handover.offer(face, Arc::clone(&authority.roots));
         Ok(())
     }
 }
@@ -249,9 +193,5 @@ fn resolved(path: &Path) -> PathBuf {
     path
 }
 
-/// Short, because it costs nothing to renew and a stolen key should not last.
-const LIFETIME: Duration = Duration::from_hours(24);
-/// For agents whose clock is behind.
-const BACKDATE: Duration = Duration::from_mins(2);
 /// How often the time is looked at. Far below half of a lifetime.
 const LOOK: Duration = Duration::from_secs(30);

@@ -1,7 +1,7 @@
 //! The files of a CA folder, as Istio lays them out (`cacerts`), and what they add up to.
 //!
-//! Owns the names of the files and the judgement of a whole set: the certificate is a CA, the key belongs to it, and
-//! it leads to a root of the signer. Promises that a set is taken whole or refused whole, with the file named. Making a
+//! Owns the names of the files and the judgement of a whole set, from a folder or a Secret: the certificate is a CA, the
+//! key belongs to it, and it leads to a root of the signer. Promises that a set is taken whole or refused whole, with the file named. Making a
 //! set is `selfmade`'s business, watching one `daemon::watched_file`'s.
 
 use std::{
@@ -41,6 +41,23 @@ pub(crate) struct Files {
     dir: PathBuf,
     roots: PathBuf,
 }
+
+/// The parts of one local CA, wherever they were read.
+pub(crate) struct Parts<'a> {
+    /// All of it, for errors.
+    pub(crate) place: String,
+    /// The issuing certificate, perhaps with its chain after it.
+    pub(crate) certificate: Named<'a>,
+    /// Its key.
+    pub(crate) key: Named<'a>,
+    /// The roots.
+    pub(crate) roots: Named<'a>,
+    /// More of its chain.
+    pub(crate) chain: Option<Named<'a>>,
+}
+
+/// A text, and what it is called in errors.
+pub(crate) type Named<'a> = (String, &'a str);
 
 /// A whole set, judged: who signs, and which roots go with it.
 #[derive(Debug)]
@@ -167,44 +184,68 @@ impl Files {
         trust_domain: &TrustDomain,
         now: SystemTime,
     ) -> Result<Authority, FolderError> {
-        let (cert, key, chain) = (self.dir.join(CA_CERT), self.dir.join(CA_KEY), self.dir.join(CERT_CHAIN));
+        let key = self.dir.join(CA_KEY);
+        let part = |path: &Path, index| Ok((shown(path), text(path, contents, index)?));
+        let chain = match contents.optional(3) {
+            Some(_) => Some(part(&self.dir.join(CERT_CHAIN), 3)?),
+            None => None,
+        };
+        let parts = Parts {
+            place: shown(&self.dir),
+            certificate: part(&self.dir.join(CA_CERT), 0)?,
+            key: part(&key, 1)?,
+            roots: part(&self.roots, 2)?,
+            chain,
+        };
+        let authority = parts.judge(trust_domain, now)?;
+        warn_if_open(&key);
+        Ok(authority)
+    }
+}
+
+// === impl Parts ===
+
+impl Parts<'_> {
+    /// Judges them as one set. Blocking: signs once, for trial.
+    pub(crate) fn judge(&self, trust_domain: &TrustDomain, now: SystemTime) -> Result<Authority, FolderError> {
         // Istio signs with the first certificate of the file; what follows it can only be its chain.
-        let mut others = certificates(&cert, text(&cert, contents, 0)?)?;
+        let mut others = certificates(&self.certificate)?;
         if others.is_empty() {
-            return Err(FolderError::NoCertificate { path: shown(&cert) });
+            return Err(FolderError::NoCertificate {
+                path: self.certificate.0.clone(),
+            });
         }
         let issuing = others.remove(0);
-        let private = PrivateKey::from_pem(text(&key, contents, 1)?).map_err(|source| FolderError::Key {
-            path: shown(&key),
+        let private = PrivateKey::from_pem(self.key.1).map_err(|source| FolderError::Key {
+            path: self.key.0.clone(),
             source,
         })?;
-        let roots = Roots::parse(text(&self.roots, contents, 2)?).map_err(|source| FolderError::Roots {
-            path: shown(&self.roots),
+        let roots = Roots::parse(self.roots.1).map_err(|source| FolderError::Roots {
+            path: self.roots.0.clone(),
             source,
         })?;
-        if contents.optional(3).is_some() {
-            others.extend(certificates(&chain, text(&chain, contents, 3)?)?);
+        if let Some(chain) = &self.chain {
+            others.extend(certificates(chain)?);
         }
         let path = path::to_root(&issuing, &others, roots.bundle()).map_err(|source| FolderError::Path {
-            dir: shown(&self.dir),
-            roots: shown(&self.roots),
+            dir: self.place.clone(),
+            roots: self.roots.0.clone(),
             source,
         })?;
         // Our own verifier takes a root as it is and does not look at its path length; Envoy's does.
         if let Some(allowed) = path_length(&path.root).filter(|allowed| path.intermediates.len() > *allowed as usize) {
             let seen = path.intermediates.len();
             return Err(FolderError::PathLength {
-                dir: shown(&self.dir),
+                dir: self.place.clone(),
                 allowed,
                 seen,
             });
         }
         let issuer = Issuer::new(issuing.der(), private, path).map_err(|source| FolderError::Issuer {
-            dir: shown(&self.dir),
+            dir: self.place.clone(),
             source,
         })?;
         self.try_out(&issuer, roots.bundle(), trust_domain, now)?;
-        warn_if_open(&key);
         Ok(Authority {
             issuer,
             roots: Arc::new(roots),
@@ -242,22 +283,22 @@ impl Files {
             Ok((Chain::from_ders(&chain)?, id, spki))
         };
         let (chain, id, spki) = trial().map_err(|source| FolderError::Trial {
-            dir: shown(&self.dir),
+            dir: self.place.clone(),
             source,
         })?;
         verify_issued(&chain, roots, &id, &spki, at)
             .map(drop)
             .map_err(|source| FolderError::Unusable {
-                dir: shown(&self.dir),
-                roots: shown(&self.roots),
+                dir: self.place.clone(),
+                roots: self.roots.0.clone(),
                 source: Box::new(source),
             })
     }
 }
 
-fn certificates(path: &Path, pem: &str) -> Result<Vec<Certificate>, FolderError> {
+fn certificates((path, pem): &Named<'_>) -> Result<Vec<Certificate>, FolderError> {
     Certificate::parse_all(pem).map_err(|source| FolderError::Certificates {
-        path: shown(path),
+        path: path.clone(),
         source,
     })
 }

@@ -1,5 +1,8 @@
 //! The listener over real connections: hot reload, bad peers, and a serving CA that keeps to itself.
 
+mod handover;
+mod health;
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ensign_daemon::watched_file::WatchMetrics;
@@ -44,7 +47,7 @@ fn own_ca(folder: &Path) -> ServingSource {
 }
 
 async fn open(source: ServingSource, host: &Host) -> Serving {
-    Serving::open(source, &"cluster.local".parse().unwrap(), host)
+    Serving::open(source, &"cluster.local".parse().unwrap(), host, None)
         .await
         .unwrap()
 }
@@ -124,6 +127,7 @@ async fn a_mounted_pair_is_replaced_between_two_handshakes_and_half_a_pair_is_no
     let source = ServingSource::Files {
         certificate: certificate.clone(),
         key: key.clone(),
+        roots: None,
     };
     let mut serving = open(source, &host).await;
     let address = listen(&serving, TlsLimits::default(), &host).await;
