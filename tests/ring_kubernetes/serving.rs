@@ -59,6 +59,7 @@ impl Replica {
             files: WatchMetrics::default(),
             cluster: Some(home.cluster.clone()),
             trust: TrustHost::default(),
+            backends: None,
         };
         let source = ServingSource::CaSecret {
             name: SECRET.to_owned(),
