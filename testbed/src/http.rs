@@ -5,9 +5,10 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::{Context, ensure};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use tokio::{net::TcpStream, task::JoinHandle, time::timeout};
 
 /// No answer of a local peer takes this long; a hang must become an error with a name.
@@ -17,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Connection {
     peer: SocketAddr,
-    sender: SendRequest<Empty<Bytes>>,
+    sender: SendRequest<Full<Bytes>>,
     driver: JoinHandle<()>,
 }
 
@@ -42,6 +43,23 @@ pub async fn get(peer: SocketAddr, path: &str) -> anyhow::Result<String> {
         answer.body.trim()
     );
     Ok(answer.body)
+}
+
+/// One POST of JSON on a connection of its own; anything but 2xx is an error that quotes the body.
+pub async fn post(peer: SocketAddr, path: &str, json: &Value) -> anyhow::Result<Value> {
+    let request = Request::post(path)
+        .header(header::HOST, peer.to_string())
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Full::from(json.to_string()))
+        .context("cannot build the request")?;
+    let answer = Connection::open(peer).await?.exchange(path, request).await?;
+    ensure!(
+        answer.status.is_success(),
+        "POST {path} at {peer} answered {}: {}",
+        answer.status,
+        answer.body.trim()
+    );
+    serde_json::from_str(&answer.body).with_context(|| format!("POST {path} at {peer} answered no JSON"))
 }
 
 /// One request on a connection of its own, whatever its status.
@@ -73,7 +91,11 @@ impl Connection {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(Empty::new()).context("cannot build the request")?;
+        let request = request.body(Full::default()).context("cannot build the request")?;
+        self.exchange(path, request).await
+    }
+
+    async fn exchange(&mut self, path: &str, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
         let exchange = async {
             self.sender.ready().await?;
             let (parts, body) = self.sender.send_request(request).await?.into_parts();

@@ -13,7 +13,7 @@ use kube::{
 
 use super::{
     audit::Audit,
-    authority::Authority,
+    authority::{Authority, Credential},
     kubeconfig::{self, Login},
 };
 
@@ -79,6 +79,11 @@ impl Access {
     /// A kubeconfig for any user, by client certificate.
     pub fn kubeconfig_of_user(&self, user: &str, group: Option<&str>) -> anyhow::Result<String> {
         user_kubeconfig(self.server, &self.authority, user, group)
+    }
+
+    /// A serving certificate for 127.0.0.1 that the API server trusts, for webhooks.
+    pub fn serving_certificate(&self) -> anyhow::Result<Credential> {
+        self.authority.server(&["127.0.0.1"])
     }
 
     /// A kubeconfig with a bearer token.

@@ -6,10 +6,12 @@
 //! `testbed/kubernetes/build.sh`.
 
 mod access;
+pub mod admission_hook;
 mod apply;
 mod audit;
 mod authority;
 mod cert_manager;
+mod compaction;
 mod component;
 pub mod instant_signer;
 mod kubeconfig;

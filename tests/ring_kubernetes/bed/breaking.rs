@@ -1,12 +1,18 @@
 //! Components of a cluster of one's own: killed, stopped, paused, started again, or told to be otherwise.
 
+use std::pin::pin;
+
 use anyhow::{Context, ensure};
 use ensign_testbed::cluster::{Cluster, ClusterOptions, Component, IssuerRef, issued};
+use futures::TryStreamExt as _;
 use k8s_openapi::api::{
     certificates::v1::CertificateSigningRequest,
     core::v1::{ConfigMap, Namespace},
 };
-use kube::{Api, ResourceExt as _, api::ListParams};
+use kube::{
+    Api, ResourceExt as _,
+    api::{ListParams, WatchEvent, WatchParams},
+};
 
 use super::{Workload, processes_of};
 
@@ -79,6 +85,32 @@ async fn a_paused_api_server_answers_once_it_may_go_on() -> anyhow::Result<()> {
         "a cluster without cert-manager"
     );
     ensure!(Api::<Namespace>::all(bed.admin()).get("cert-manager").await.is_err());
+    bed.finish().await
+}
+
+#[tokio::test]
+async fn a_watch_from_before_a_compaction_is_told_that_it_is_gone() -> anyhow::Result<()> {
+    let options = ClusterOptions {
+        cert_manager: false,
+        watch_cache: false,
+        ..ClusterOptions::default()
+    };
+    let bed = Cluster::start(options).await?;
+    let maps = Api::<ConfigMap>::all(bed.admin());
+    let before = maps
+        .list(&ListParams::default())
+        .await?
+        .metadata
+        .resource_version
+        .context("no version")?;
+    bed.namespace("later").await?;
+    bed.compact().await?;
+    let mut events = pin!(maps.watch(&WatchParams::default(), &before).await?);
+    let event = events.try_next().await?.context("the watch just ended")?;
+    let WatchEvent::Error(status) = event else {
+        anyhow::bail!("not an error: {event:?}");
+    };
+    assert_eq!(status.code, 410, "{status:?}");
     bed.finish().await
 }
 

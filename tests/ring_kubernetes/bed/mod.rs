@@ -1,11 +1,15 @@
 //! The test bed itself: what the other tests of this ring rely on.
 
+mod admission_hook;
 mod breaking;
 mod instant_signer;
+mod listeners;
 mod requests;
 mod session;
 mod shared;
 mod tokens;
+
+use std::{fs, path::Path};
 
 use ensign_pki::{Bundle, Chain, Clock as _, KeyType, PrivateKey, SpiffeId, SystemClock, csr, verify_issued};
 use ensign_testkit::TestCa;
@@ -39,13 +43,21 @@ impl Workload {
 }
 
 /// The processes that work in a cluster's folder.
-fn processes_of(folder: &std::path::Path) -> Vec<String> {
+fn processes_of(folder: &Path) -> Vec<String> {
+    pids_of(folder)
+        .into_iter()
+        .filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).ok())
+        .map(|line| line.replace('\0', " "))
+        .collect()
+}
+
+/// Their ids.
+fn pids_of(folder: &Path) -> Vec<u32> {
     let folder = folder.display().to_string();
-    let entries = std::fs::read_dir("/proc").expect("/proc");
+    let entries = fs::read_dir("/proc").expect("/proc");
     entries
         .flatten()
-        .filter_map(|entry| std::fs::read_to_string(entry.path().join("cmdline")).ok())
-        .filter(|line| line.contains(&folder))
-        .map(|line| line.replace('\0', " "))
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains(&folder)))
         .collect()
 }
