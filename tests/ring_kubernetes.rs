@@ -12,3 +12,5 @@ mod leader;
 mod replica;
 #[path = "ring_kubernetes/serving.rs"]
 mod serving;
+#[path = "ring_kubernetes/mesh.rs"]
+mod mesh;

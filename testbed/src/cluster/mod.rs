@@ -14,6 +14,7 @@ mod cert_manager;
 mod compaction;
 mod component;
 pub mod instant_signer;
+mod istio;
 mod kubeconfig;
 mod meeting;
 mod objects;
