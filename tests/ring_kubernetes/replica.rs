@@ -14,17 +14,29 @@ use ensign_ra::signer::object::{Backends, BackendsParts, ObjectMetrics};
 use ensign_ra::signer::{
     Host, IdempotencyKey, Issuance, Issued, Originator, Pod, Running, SignerError, Signers, TrustHost,
 };
-use ensign_testbed::cluster::Access;
+use ensign_testbed::cluster::{Access, unique};
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use kube::Api;
+use kube::api::{ApiResource, DynamicObject, ListParams};
+use kube::core::GroupVersionKind;
 use prometheus_client::registry::Registry;
+use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// Who an RA is in one test: a user with exactly the rights that its signers need, and an installation.
+#[derive(Debug, Clone)]
+pub(crate) struct Installation {
+    pub(crate) name: String,
+    pub(crate) username: String,
+    kubeconfig: String,
+}
 
 /// One replica.
 pub(crate) struct Replica {
     pub(crate) host: Host,
     pub(crate) backends: Backends,
-    pub(crate) username: String,
     registry: Registry,
 }
 
@@ -37,32 +49,117 @@ pub(crate) struct Wish {
     pub(crate) ttl: Duration,
 }
 
+// === impl Installation ===
+
+impl Installation {
+    /// One that may use these signers of the CSR API, and make CertificateRequests in these namespaces.
+    pub(crate) async fn new(access: &Access, signers: &[&str], namespaces: &[&str]) -> anyhow::Result<Self> {
+        let name = unique("ensign");
+        Self::named(access, &name, signers, namespaces).await
+    }
+
+    pub(crate) async fn named(
+        access: &Access,
+        name: &str,
+        signers: &[&str],
+        namespaces: &[&str],
+    ) -> anyhow::Result<Self> {
+        let subject = json!([{ "kind": "User", "name": name, "apiGroup": RBAC }]);
+        let mut objects = vec![
+            json!({
+                "apiVersion": format!("{RBAC}/v1"), "kind": "ClusterRole", "metadata": { "name": name },
+                "rules": [
+                    { "apiGroups": ["certificates.k8s.io"], "resources": ["certificatesigningrequests"],
+                      "verbs": ["create", "list", "watch", "delete"] },
+                    { "apiGroups": ["certificates.k8s.io"], "resources": ["certificatesigningrequests/approval"],
+                      "verbs": ["update"] },
+                    { "apiGroups": ["certificates.k8s.io"], "resources": ["signers"], "resourceNames": signers,
+                      "verbs": ["approve"] },
+                    { "apiGroups": ["cert-manager.io"], "resources": ["clusterissuers", "issuers"],
+                      "verbs": ["list", "watch"] },
+                ],
+            }),
+            json!({
+                "apiVersion": format!("{RBAC}/v1"), "kind": "ClusterRoleBinding", "metadata": { "name": name },
+                "roleRef": { "kind": "ClusterRole", "name": name, "apiGroup": RBAC }, "subjects": subject,
+            }),
+        ];
+        for namespace in namespaces {
+            objects.push(json!({
+                "apiVersion": format!("{RBAC}/v1"), "kind": "Role", "metadata": { "name": name, "namespace": namespace },
+                "rules": [
+                    { "apiGroups": ["cert-manager.io"], "resources": ["certificaterequests"],
+                      "verbs": ["create", "list", "watch", "delete"] },
+                    { "apiGroups": ["cert-manager.io"], "resources": ["signers"], "verbs": ["reference"] },
+                    { "apiGroups": [""], "resources": ["configmaps"], "verbs": ["list", "watch"] },
+                ],
+            }));
+            objects.push(json!({
+                "apiVersion": format!("{RBAC}/v1"), "kind": "RoleBinding",
+                "metadata": { "name": name, "namespace": namespace },
+                "roleRef": { "kind": "Role", "name": name, "apiGroup": RBAC }, "subjects": subject,
+            }));
+        }
+        for object in objects {
+            access.apply_yaml(&object.to_string()).await?;
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            username: name.to_owned(),
+            kubeconfig: access.kubeconfig_of_user(name, None)?,
+        })
+    }
+
+    /// The name of a request's object, with its number after it where that is not the first.
+    pub(crate) fn object(&self, issuance: &Issuance) -> String {
+        format!("ensign-{}", &issuance.idempotency_key.as_str()[..40])
+    }
+
+    /// The CSRs that are there now.
+    pub(crate) async fn csrs(&self, access: &Access) -> anyhow::Result<Vec<CertificateSigningRequest>> {
+        let selector = format!("ensign.mesh/installation={}", self.name);
+        let all = Api::<CertificateSigningRequest>::all(access.admin());
+        Ok(all.list(&ListParams::default().labels(&selector)).await?.items)
+    }
+
+    /// The CertificateRequests of a namespace that are there now.
+    pub(crate) async fn certificate_requests(
+        &self,
+        access: &Access,
+        namespace: &str,
+    ) -> anyhow::Result<Vec<DynamicObject>> {
+        let selector = format!("ensign.mesh/installation={}", self.name);
+        let kind = GroupVersionKind::gvk("cert-manager.io", "v1", "CertificateRequest");
+        let all = Api::<DynamicObject>::namespaced_with(access.admin(), namespace, &ApiResource::from_gvk(&kind));
+        Ok(all.list(&ListParams::default().labels(&selector)).await?.items)
+    }
+}
+
 // === impl Replica ===
 
 impl Replica {
-    /// One that comes as this kubeconfig says.
-    pub(crate) async fn start(access: &Access, kubeconfig: &str, installation: &str) -> anyhow::Result<Self> {
-        Self::start_with_clock(access, kubeconfig, installation, SystemClock::shared()).await
+    /// One of this installation.
+    pub(crate) async fn start(access: &Access, installation: &Installation) -> anyhow::Result<Self> {
+        Self::start_with_clock(access, installation, SystemClock::shared()).await
     }
 
     pub(crate) async fn start_with_clock(
         access: &Access,
-        kubeconfig: &str,
-        installation: &str,
+        installation: &Installation,
         clock: SharedClock,
     ) -> anyhow::Result<Self> {
         crypto::install_default();
         let mut registry = Registry::default();
         let metrics = KubernetesMetrics::register(&mut registry);
         let path = access.folder().join(format!("{}.kubeconfig", fastrand::u64(..)));
-        std::fs::write(&path, kubeconfig)?;
+        std::fs::write(&path, &installation.kubeconfig)?;
         let source = kubernetes::ClusterSource::Kubeconfig { path, context: None };
         let cluster = kubernetes::connect(&source, &metrics).await?;
-        let username = cluster.username().to_owned();
+        assert_eq!(cluster.username(), installation.username);
         let tasks = TaskTracker::new();
         let backends = Backends::new(BackendsParts {
             cluster: cluster.clone(),
-            installation: installation.to_owned(),
+            installation: installation.name.clone(),
             kubernetes: metrics,
             metrics: ObjectMetrics::register(&mut registry),
             clock: Arc::clone(&clock),
@@ -80,7 +177,6 @@ impl Replica {
         Ok(Self {
             host,
             backends,
-            username,
             registry,
         })
     }
@@ -190,31 +286,50 @@ impl Wish {
 
 /// A signer behind the CSR API.
 pub(crate) fn csr_signer(name: &str, signer_name: &str, roots: &str) -> SignerSpec {
-    spec(
-        name,
-        Backend::KubernetesCsr(KubernetesCsrSpec {
-            signer_name: signer_name.to_owned(),
-            approve: true,
-            roots: RootsSpec::Pem(roots.into()),
-            request: request_spec(),
-        }),
-    )
+    csr_signer_with(name, signer_name, roots, |_| {})
+}
+
+/// The same, changed.
+pub(crate) fn csr_signer_with(
+    name: &str,
+    signer_name: &str,
+    roots: &str,
+    change: impl FnOnce(&mut KubernetesCsrSpec),
+) -> SignerSpec {
+    let mut csr = KubernetesCsrSpec {
+        signer_name: signer_name.to_owned(),
+        approve: true,
+        roots: RootsSpec::Pem(roots.into()),
+        request: request_spec(),
+    };
+    change(&mut csr);
+    spec(name, Backend::KubernetesCsr(csr))
 }
 
 /// A signer behind CertificateRequests.
 pub(crate) fn cert_manager_signer(name: &str, namespace: &str, issuer: Option<IssuerRef>, roots: &str) -> SignerSpec {
-    spec(
-        name,
-        Backend::CertManager(CertManagerSpec {
-            namespace: namespace.to_owned(),
-            issuer,
-            runtime_issuer: None,
-            annotations: BTreeMap::new(),
-            preserve: false,
-            roots: RootsSpec::Pem(roots.into()),
-            request: request_spec(),
-        }),
-    )
+    cert_manager_signer_with(name, namespace, issuer, roots, |_| {})
+}
+
+/// The same, changed.
+pub(crate) fn cert_manager_signer_with(
+    name: &str,
+    namespace: &str,
+    issuer: Option<IssuerRef>,
+    roots: &str,
+    change: impl FnOnce(&mut CertManagerSpec),
+) -> SignerSpec {
+    let mut cert_manager = CertManagerSpec {
+        namespace: namespace.to_owned(),
+        issuer,
+        runtime_issuer: None,
+        annotations: BTreeMap::new(),
+        preserve: false,
+        roots: RootsSpec::Pem(roots.into()),
+        request: request_spec(),
+    };
+    change(&mut cert_manager);
+    spec(name, Backend::CertManager(cert_manager))
 }
 
 fn spec(name: &str, backend: Backend) -> SignerSpec {
@@ -235,5 +350,6 @@ fn request_spec() -> RequestSpec {
     }
 }
 
+const RBAC: &str = "rbac.authorization.k8s.io";
 /// Longer than any deadline of a signer here.
 pub(crate) const FOR_EVER: Duration = Duration::from_mins(10);

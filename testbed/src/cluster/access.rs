@@ -36,18 +36,25 @@ impl Access {
         let path = folder.join(SERVER);
         let server = std::fs::read_to_string(&path).with_context(|| format!("no cluster in {}", folder.display()))?;
         let server = server.parse().with_context(|| format!("{server:?} is no address"))?;
-        Self::new(folder, server, Authority::open(&folder.join("pki"))?).await
+        let authority = Authority::open(&folder.join("pki"))?;
+        let text = user_kubeconfig(server, &authority, "admin", Some(ADMINS))?;
+        Self::with(folder, server, authority, &text).await
     }
 
+    /// Into a cluster that begins now: whoever opens it later finds it by what is written here, and writes nothing.
     pub(super) async fn new(folder: &Path, server: SocketAddr, authority: Authority) -> anyhow::Result<Self> {
         std::fs::write(folder.join(SERVER), server.to_string()).context("cannot write the server's address")?;
         let text = user_kubeconfig(server, &authority, "admin", Some(ADMINS))?;
         std::fs::write(folder.join("admin.kubeconfig"), &text).context("cannot write the kubeconfig")?;
+        Self::with(folder, server, authority, &text).await
+    }
+
+    async fn with(folder: &Path, server: SocketAddr, authority: Authority, admin: &str) -> anyhow::Result<Self> {
         Ok(Self {
             folder: folder.to_owned(),
             server,
             authority,
-            admin: client(&text).await?,
+            admin: client(admin).await?,
         })
     }
 
