@@ -4,6 +4,8 @@
 
 #[path = "ring_kubernetes/bed/mod.rs"]
 mod bed;
+#[path = "ring_kubernetes/distribution.rs"]
+mod distribution;
 #[path = "ring_kubernetes/kubernetes_csr.rs"]
 mod kubernetes_csr;
 #[path = "ring_kubernetes/leader.rs"]

@@ -11,6 +11,7 @@ pub mod authn;
 pub mod authz;
 pub mod config;
 pub mod desk;
+pub mod distribution;
 pub mod edge;
 pub mod janitor;
 pub mod kubernetes;

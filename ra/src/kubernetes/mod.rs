@@ -12,6 +12,7 @@ mod home;
 mod meter;
 mod secret;
 mod store;
+mod trust_bundle;
 
 pub use client::{Cluster, ClusterSource, ConnectError, connect};
 pub use error::ApiError;
@@ -20,3 +21,4 @@ pub use home::Home;
 pub use meter::KubernetesMetrics;
 pub use secret::{KeySecret, NamedSecret, Values};
 pub use store::{ObjectKey, Store, Subscription};
+pub use trust_bundle::{NotServed, serves_trust_bundles};

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::discovery::Discovery;
 use super::{Followed, NoRoots, Roots, State, Trust, TrustMetrics};
-use crate::kubernetes::{ApiError, Cluster};
+use crate::kubernetes::{Cluster, NotServed};
 use crate::policy::RootsSpec;
 use crate::signer::{Host, SignerName};
 
@@ -40,22 +40,14 @@ pub enum OpenRootsError {
         /// Where they should come from.
         place: String,
     },
-    /// The API server knows no ClusterTrustBundles.
-    #[error(
-        "its roots are {place}, and this API server does not serve clustertrustbundles of certificates.k8s.io/v1beta1 (feature gate ClusterTrustBundle, --runtime-config=certificates.k8s.io/v1beta1/clustertrustbundles=true); enable them, or use a ConfigMap"
-    )]
+    /// The API server has no ClusterTrustBundles.
+    #[error("its roots are {place}")]
     NotServed {
         /// Where they should come from.
         place: String,
-    },
-    /// The API server did not say what it serves.
-    #[error("its roots are {place}, and the API server does not say whether it serves such objects")]
-    Unknown {
-        /// Where they should come from.
-        place: String,
-        /// What it said.
+        /// Why not.
         #[source]
-        source: ApiError,
+        source: NotServed,
     },
     /// Nothing is there to learn from.
     #[error(

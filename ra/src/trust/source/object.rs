@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Judge, NoRoots, OpenRootsError, State};
-use crate::kubernetes::{ApiError, Cluster, Follower, follow};
+use crate::kubernetes::{Cluster, Follower, follow, serves_trust_bundles};
 use crate::signer::Host;
 
 /// Follows one object and judges what it holds.
@@ -51,26 +51,15 @@ pub(super) async fn cluster_trust_bundle(
     host: &Host,
     stop: &CancellationToken,
 ) -> Result<watch::Receiver<Arc<State>>, OpenRootsError> {
-    serves_bundles(cluster, &judge).await?;
+    serves_trust_bundles(cluster)
+        .await
+        .map_err(|source| OpenRootsError::NotServed {
+            place: judge.place.clone(),
+            source,
+        })?;
     let api: Api<ClusterTrustBundle> = Api::all(cluster.client());
     let pem = |object: ClusterTrustBundle| Some(object.spec.trust_bundle);
     Ok(start("roots clustertrustbundle", cluster, api, name, judge, pem, host, stop).await)
-}
-
-/// Without this an absent API would look like an object that is not there yet, for ever.
-async fn serves_bundles(cluster: &Cluster, judge: &Judge) -> Result<(), OpenRootsError> {
-    let place = judge.place.clone();
-    let served = cluster
-        .client()
-        .list_api_group_resources("certificates.k8s.io/v1beta1")
-        .await;
-    match served.map_err(ApiError::from) {
-        Ok(list) if list.resources.iter().any(|one| one.name == "clustertrustbundles") => Ok(()),
-        Ok(_) | Err(ApiError::NotFound(_)) => Err(OpenRootsError::NotServed { place }),
-        // The watch finds out when the server is back; a policy must load without it.
-        Err(error) if error.is_passing() => Ok(()),
-        Err(source) => Err(OpenRootsError::Unknown { place, source }),
-    }
 }
 
 #[expect(
