@@ -2,8 +2,9 @@
 //!
 //! Promises that a bad or silent peer costs one bounded handshake and nothing else; that the number of connections and
 //! of handshakes at once is bounded, later ones waiting in the kernel's queue; that no address can take all handshakes,
-//! and so keep everybody else out by being slow; and that running out of descriptors slows the loop down instead of
-//! ending it. The loop ends by its token only; connections handed over live on.
+//! and so keep everybody else out by being slow, while many that come from one address at once (a gateway between
+//! clusters, a node that hides its pods) wait for their turn; and that running out of descriptors slows the loop down instead
+//! of ending it. The loop ends by its token only; connections handed over live on.
 
 use std::{
     collections::HashMap,
@@ -37,20 +38,37 @@ pub struct TlsLimits {
     pub connections: usize,
     /// Handshakes at once.
     pub handshakes: usize,
-    /// Handshakes at once from one address; one more is closed.
+    /// Handshakes at once from one address.
     pub handshakes_per_peer: usize,
+    /// Connections of one address that may wait for that; one more is closed.
+    pub waiting_per_peer: usize,
     /// How long one handshake may take, and after it the peer's first words.
     pub handshake_timeout: Duration,
 }
 
-/// Handshakes under way, by address.
+/// Connections before the end of their handshake, by address.
 #[derive(Clone, Debug, Default)]
-struct Peers(Arc<Mutex<HashMap<IpAddr, usize>>>);
+struct Peers(Arc<Mutex<HashMap<IpAddr, Share>>>);
 
-/// One handshake of a peer; dropping it ends it.
+/// What one address has of them.
+#[derive(Debug)]
+struct Share {
+    count: usize,
+    turns: Arc<Semaphore>,
+}
+
+/// One connection of a peer before the end of its handshake; dropping it ends that.
 struct OfPeer {
     peers: Peers,
     address: IpAddr,
+    turns: Arc<Semaphore>,
+}
+
+/// The right to a handshake: one of all, and one of its address.
+struct Turn {
+    _of_all: OwnedSemaphorePermit,
+    _of_peer: OwnedSemaphorePermit,
+    _peer: OfPeer,
 }
 
 /// Accepts connections. Run it under the supervisor.
@@ -75,6 +93,7 @@ impl Default for TlsLimits {
             connections: 10_000,
             handshakes: 256,
             handshakes_per_peer: 64,
+            waiting_per_peer: 2_500,
             handshake_timeout: Duration::from_secs(10),
         }
     }
@@ -118,10 +137,11 @@ impl Acceptor {
                 Some((place, turn, accepted)) = next => match accepted {
                     Ok((stream, address)) => {
                         backoff = BACKOFF_FIRST;
-                        if let Some(of_peer) = peers.begin(address.ip(), self.limits.handshakes_per_peer) {
-                            tasks.spawn(self.handshake(stream, address, place, (turn, of_peer)));
+                        if let Some(of_peer) = peers.begin(address.ip(), self.limits) {
+                            let turn = of_peer.turn(turn, Arc::clone(&handshakes));
+                            tasks.spawn(self.handshake(stream, address, place, turn));
                         } else {
-                            tracing::debug!(peer = %address, "closed: too many handshakes of this address");
+                            tracing::debug!(peer = %address, "closed: too many connections of this address wait");
                         }
                     }
                     Err(error) if of_one_connection(&error) => {}
@@ -141,11 +161,15 @@ impl Acceptor {
         stream: TcpStream,
         address: SocketAddr,
         place: OwnedSemaphorePermit,
-        turn: (OwnedSemaphorePermit, OfPeer),
+        turn: impl Future<Output = Option<Turn>> + Send + 'static,
     ) -> impl Future<Output = ()> + Send + 'static {
         let (tls, limit, ready) = (Arc::clone(&self.tls), self.limits.handshake_timeout, self.ready.clone());
         async move {
             prepare(&stream, address);
+            let Ok(Some(turn)) = timeout(TURN_PATIENCE, turn).await else {
+                tracing::debug!(peer = %address, "closed: its turn for a handshake did not come");
+                return;
+            };
             match timeout(limit, TlsAcceptor::from(tls).accept(stream)).await {
                 Ok(Ok(stream)) => {
                     drop(turn);
@@ -162,30 +186,56 @@ impl Acceptor {
 // === impl Peers ===
 
 impl Peers {
-    fn begin(&self, address: IpAddr, most: usize) -> Option<OfPeer> {
+    fn begin(&self, address: IpAddr, limits: TlsLimits) -> Option<OfPeer> {
         let address = address.to_canonical();
-        let mut counts = self.0.lock();
-        let count = counts.entry(address).or_default();
-        if *count >= most {
+        let mut shares = self.0.lock();
+        let share = shares.entry(address).or_insert_with(|| Share {
+            count: 0,
+            turns: Arc::new(Semaphore::new(limits.handshakes_per_peer)),
+        });
+        if share.count >= limits.handshakes_per_peer + limits.waiting_per_peer {
             return None;
         }
-        *count += 1;
-        drop(counts);
+        share.count += 1;
+        let turns = Arc::clone(&share.turns);
+        drop(shares);
         Some(OfPeer {
             peers: self.clone(),
             address,
+            turns,
+        })
+    }
+}
+
+// === impl OfPeer ===
+
+impl OfPeer {
+    /// Waits for a handshake of this address, first come, first served. Meanwhile `of_all` is given back, so that an
+    /// address that is over its share takes nothing from others but a connection.
+    async fn turn(self, of_all: OwnedSemaphorePermit, all: Arc<Semaphore>) -> Option<Turn> {
+        let (of_peer, of_all) = if let Ok(of_peer) = Arc::clone(&self.turns).try_acquire_owned() {
+            (of_peer, of_all)
+        } else {
+            drop(of_all);
+            let of_peer = Arc::clone(&self.turns).acquire_owned().await.ok()?;
+            (of_peer, all.acquire_owned().await.ok()?)
+        };
+        Some(Turn {
+            _of_all: of_all,
+            _of_peer: of_peer,
+            _peer: self,
         })
     }
 }
 
 impl Drop for OfPeer {
     fn drop(&mut self) {
-        let mut counts = self.peers.0.lock();
-        if let Some(count) = counts.get_mut(&self.address) {
-            *count -= 1;
-            // Only addresses with handshakes under way are remembered.
-            if *count == 0 {
-                counts.remove(&self.address);
+        let mut shares = self.peers.0.lock();
+        if let Some(share) = shares.get_mut(&self.address) {
+            share.count -= 1;
+            // Only addresses with handshakes to come are remembered.
+            if share.count == 0 {
+                shares.remove(&self.address);
             }
         }
     }
@@ -234,6 +284,9 @@ fn of_one_connection(error: &io::Error) -> bool {
     )
 }
 
+/// How long a connection may wait for a handshake: clients of gRPC give an attempt to connect twenty seconds
+/// (`MIN_CONNECT_TIMEOUT` of its connection backoff), and nobody needs an answer after that.
+const TURN_PATIENCE: Duration = Duration::from_secs(20);
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 /// Descriptors come back when connections end; a second is soon enough to notice.
 const BACKOFF_MAX: Duration = Duration::from_secs(1);

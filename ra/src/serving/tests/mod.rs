@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ensign_daemon::watched_file::WatchMetrics;
 use ensign_pki::{SystemClock, crypto};
-use futures::StreamExt as _;
+use futures::{StreamExt as _, future::join_all};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
 use tokio::{
@@ -150,6 +150,7 @@ async fn silent_and_bad_peers_hold_up_nobody() {
         connections: 8,
         handshakes: 2,
         handshakes_per_peer: 2,
+        waiting_per_peer: 8,
         handshake_timeout: Duration::from_millis(200),
     };
     let address = listen(&serving, limits, &host).await;
@@ -180,14 +181,15 @@ async fn one_address_that_is_slow_keeps_no_other_out() {
         connections: 8,
         handshakes: 4,
         handshakes_per_peer: 3,
+        waiting_per_peer: 2,
         handshake_timeout: PATIENCE,
     };
     let address = listen(&serving, limits, &host).await;
     let mut silent = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..5 {
         silent.push(from([127, 0, 0, 2], address).await);
     }
-    // Beyond its share: closed at once, not left to wait.
+    // Beyond its share of handshakes and of waiting for one: closed at once.
     for _ in 0..8 {
         let mut more = from([127, 0, 0, 2], address).await;
         let end = timeout(PATIENCE, more.read_to_end(&mut Vec::new())).await.unwrap();
@@ -199,6 +201,25 @@ async fn one_address_that_is_slow_keeps_no_other_out() {
         .unwrap()
         .unwrap();
     drop(silent);
+    finish(host).await;
+}
+
+#[tokio::test]
+async fn many_of_one_address_at_once_wait_for_their_turn() {
+    let folder = tempfile::tempdir().unwrap();
+    let host = host();
+    let serving = open(own_ca(folder.path()), &host).await;
+    let limits = TlsLimits {
+        handshakes: 4,
+        handshakes_per_peer: 2,
+        ..TlsLimits::default()
+    };
+    let address = listen(&serving, limits, &host).await;
+    let root = std::fs::read(folder.path().join("ra-root.pem")).unwrap();
+    let all = (0..100).map(|_| connect(address, &root, "localhost"));
+    for outcome in timeout(PATIENCE, join_all(all)).await.unwrap() {
+        outcome.unwrap();
+    }
     finish(host).await;
 }
 
@@ -217,6 +238,7 @@ async fn a_peer_that_says_too_little_after_its_handshake_gives_its_place_back() 
         connections: 1,
         handshakes: 1,
         handshakes_per_peer: 1,
+        waiting_per_peer: 0,
         handshake_timeout: Duration::from_secs(2),
     };
     let address = listen(&serving, limits, &host).await;
