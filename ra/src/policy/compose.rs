@@ -14,6 +14,7 @@ use serde_saphyr::Spanned;
 use super::defaults::Defaults;
 use super::form::File;
 use super::istio::{self, IstioSettings, IstioSigners, SignerChoice};
+use super::limits::SignerLimits;
 use super::mistakes::{Mistakes, PolicyError};
 use super::rules::Rule;
 use super::signers::{self, Common, Defined};
@@ -189,9 +190,11 @@ fn common<'a>(
             "backdate is above {MAX_BACKDATE:?}: clients would renew at once"
         ));
     }
+    let limits = SignerLimits::default();
     Common {
         trust_domain,
         ttl,
+        limits: file.map_or(limits, |file| limits.changed_by(&file.limits, mistakes)),
         backdate,
         mesh,
     }

@@ -24,6 +24,8 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) key_types: Option<Vec<Spanned<String>>>,
     #[serde(default)]
+    pub(super) limits: Limits,
+    #[serde(default)]
     pub(super) signers: Vec<Signer>,
     pub(super) rules: Vec<RuleForm>,
 }
@@ -37,6 +39,17 @@ pub(super) struct Ttl {
     pub(super) min: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) max: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Limits {
+    #[serde(default)]
+    pub(super) concurrency: Option<Spanned<usize>>,
+    #[serde(default)]
+    pub(super) queue: Option<Spanned<usize>>,
+    #[serde(default)]
+    pub(super) rate: Option<Spanned<f64>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -53,6 +66,8 @@ pub(super) struct Signer {
     pub(super) roots: Option<Spanned<Roots>>,
     #[serde(default)]
     pub(super) ttl: Ttl,
+    #[serde(default)]
+    pub(super) limits: Limits,
     #[serde(default)]
     pub(super) lifetime: Option<Spanned<String>>,
     #[serde(default)]

@@ -106,7 +106,11 @@ pub(super) fn signers(
         match mesh_roots(mesh, &signer, common.trust_domain) {
             Ok(Ok(pem)) => {
                 let spec = spec(name, &signer, RootsSpec::Pem(pem), common);
-                defined.push(Defined::Ready(Box::new(SignerPolicy { spec, ttl })));
+                defined.push(Defined::Ready(Box::new(SignerPolicy {
+                    spec,
+                    ttl,
+                    limits: common.limits,
+                })));
             }
             Ok(Err(why)) => defined.push(Defined::Rootless(Rootless { name, why })),
             Err(why) => mistakes.add(why),

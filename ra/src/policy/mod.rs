@@ -10,6 +10,7 @@ mod defaults;
 mod denial;
 mod form;
 mod istio;
+mod limits;
 mod mistakes;
 mod rules;
 mod signers;
@@ -22,6 +23,7 @@ pub use compose::{API_VERSION, Istio, Sources};
 pub use defaults::ChosenBy;
 pub use denial::Denial;
 pub use istio::{IstioSettings, SignerChoice};
+pub use limits::{Rate, SignerLimits};
 pub use mistakes::PolicyError;
 pub use spec::{
     Backend, CertManagerSpec, ConfigMapRef, IssuerRef, KubernetesCsrSpec, LocalSpec, RequestSpec, RootsSpec, SignerSpec,
@@ -83,11 +85,12 @@ pub struct Grant {
     pub ttl_change: TtlChange,
 }
 
-/// A signer with the lifetimes that it may be asked for.
+/// A signer with what it may be asked for. A change of its spec starts it anew; a change of the rest does not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct SignerPolicy {
     spec: SignerSpec,
     ttl: TtlBounds,
+    limits: SignerLimits,
 }
 
 /// A signer that has no roots, so nothing that it signs could be checked.
@@ -121,6 +124,11 @@ impl Policy {
     /// The signers to build.
     pub fn signers(&self) -> impl Iterator<Item = &SignerSpec> {
         self.signers.iter().map(|signer| &signer.spec)
+    }
+
+    /// How much each of them may be asked at once.
+    pub fn limits(&self) -> impl Iterator<Item = (&SignerName, SignerLimits)> {
+        self.signers.iter().map(|signer| (&signer.spec.name, signer.limits))
     }
 
     /// Signers that are defined and refused to everybody, each with the reason: somebody should act.

@@ -13,6 +13,7 @@ use ensign_pki::TrustDomain;
 use serde_saphyr::Spanned;
 
 use super::form::{CertManager, KubernetesCsr, Local, Roots, Signer, Ttl};
+use super::limits::SignerLimits;
 use super::mistakes::Mistakes;
 use super::spec::{
     Backend, CertManagerSpec, ConfigMapRef, IssuerRef, KubernetesCsrSpec, LocalSpec, RequestSpec, RootsSpec,
@@ -29,6 +30,7 @@ pub(super) struct Common<'a> {
     pub(super) trust_domain: &'a TrustDomain,
     /// Default, floor and cap.
     pub(super) ttl: [Duration; 3],
+    pub(super) limits: SignerLimits,
     pub(super) backdate: Duration,
     pub(super) mesh: Option<&'a Mesh>,
 }
@@ -61,6 +63,7 @@ pub(super) fn read(form: &Signer, common: &Common<'_>, mistakes: &mut Mistakes) 
     let name: Option<SignerName> = mistakes.parse(&form.name, "signer");
     refuse_secrets(form, mistakes);
     let ttl = bounds(form, common.ttl, mistakes);
+    let limits = common.limits.changed_by(&form.limits, mistakes);
     let backend = match (&form.local, &form.kubernetes_csr, &form.cert_manager) {
         (Some(local), None, None) => self::local(form, local, mistakes).map(Ok),
         (None, Some(csr), None) => kubernetes_csr(form, csr, common, mistakes),
@@ -90,6 +93,7 @@ pub(super) fn read(form: &Signer, common: &Common<'_>, mistakes: &mut Mistakes) 
                 backdate: common.backdate,
             },
             ttl,
+            limits,
         })),
         Err(why) => Defined::Rootless(Rootless { name, why }),
     })

@@ -117,6 +117,36 @@ fn an_empty_rule_list_is_a_policy_that_refuses_all() {
     );
 }
 
+fn limits_of(text: &str) -> [SignerLimits; 2] {
+    let policy = Policy::parse(text).unwrap();
+    let limits: Vec<_> = policy.limits().map(|(_, limits)| limits).collect();
+    limits.try_into().unwrap()
+}
+
+#[test]
+fn limits_come_value_by_value_from_the_signer_the_file_and_the_defaults() {
+    let default = SignerLimits::default();
+    assert_eq!(limits_of(FILE), [default, default]);
+    let text = FILE
+        .replace("backdate: 2m", "backdate: 2m\nlimits: {concurrency: 20, rate: 50}")
+        .replace("  ttl: {max: 1h}", "  ttl: {max: 1h}\n  limits: {queue: 0, rate: 2.5}");
+    let foo = SignerLimits {
+        concurrency: 20,
+        queue: 0,
+        rate: Rate::new(2.5),
+    };
+    let bar = SignerLimits {
+        concurrency: 20,
+        rate: Rate::new(50.0),
+        ..default
+    };
+    assert_eq!(limits_of(&text), [foo, bar]);
+    // A signer's limits are no part of what it is started from.
+    let (before, after) = (Policy::parse(FILE).unwrap(), Policy::parse(&text).unwrap());
+    assert!(before.signers().eq(after.signers()));
+    assert_ne!(before, after);
+}
+
 #[test_case("apiVersion: ensign.mesh/v1", "apiVersion: ensign.mesh/v2", "line 2: apiVersion is \"ensign.mesh/v2\""; "another version")]
 #[test_case("trustDomain: cluster.local", "trustDomain: 'a b'", "line 3: trustDomain"; "a bad trust domain")]
 #[test_case("min: 10m", "min: 10", "line 4: ttl.min"; "a duration without unit")]
@@ -146,6 +176,16 @@ fn an_empty_rule_list_is_a_policy_that_refuses_all() {
 #[test_case("ttl: {max: 1h}", "ttl: {max: 1h, default: 2h}", "signer \"foo\": ttl.default"; "a default above the signer's cap")]
 #[test_case("ttl: {max: 1h}", "ttl: {max: 5m}", "signer \"foo\": ttl.min"; "a signer's cap below the common floor")]
 #[test_case("ttl: {max: 1h}", "ttl: {max: 2562048h}", "ttl.max"; "a duration that no clock can hold")]
+#[test_case("backdate: 2m", "limits: {concurrency: 0}", "line 5: limits.concurrency is 0: expected 1"; "nobody at once")]
+#[test_case("backdate: 2m", "limits: {concurrency: 1000001}", "line 5: limits.concurrency"; "too many at once")]
+#[test_case("backdate: 2m", "limits: {queue: 1000001}", "line 5: limits.queue"; "too many waiting")]
+#[test_case("backdate: 2m", "limits: {queue: -1}", "cannot be read"; "less than nobody waiting")]
+#[test_case("  ttl: {max: 1h}", "  limits: {rate: 0}", "line 11: limits.rate is 0: expected"; "no rate")]
+#[test_case("  ttl: {max: 1h}", "  limits: {rate: -1}", "limits.rate is -1"; "a negative rate")]
+#[test_case("  ttl: {max: 1h}", "  limits: {rate: .inf}", "limits.rate is inf"; "an endless rate")]
+#[test_case("  ttl: {max: 1h}", "  limits: {rate: .nan}", "limits.rate is NaN"; "a rate that is no number")]
+#[test_case("  ttl: {max: 1h}", "  limits: {rate: 5/s}", "cannot be read"; "a rate with a unit")]
+#[test_case("  ttl: {max: 1h}", "  limits: {burst: 5}", "burst"; "an unknown limit")]
 fn a_mistake_is_named_with_its_place(from: &str, to: &str, expected: &str) {
     assert!(FILE.contains(from));
     let error = Policy::parse(&FILE.replacen(from, to, 1)).unwrap_err().to_string();
