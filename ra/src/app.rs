@@ -117,6 +117,7 @@ pub async fn bind_with(config: Config, fittings: Fittings) -> anyhow::Result<Bou
         tasks: supervisor.connections(),
         stop: stop.clone(),
         files: files.clone(),
+        replicas: None,
         cluster,
         trust: TrustHost {
             metrics: TrustMetrics::register(registry.sub_registry_with_prefix("ensign_ra")),
@@ -192,7 +193,7 @@ pub async fn bind_with(config: Config, fittings: Fittings) -> anyhow::Result<Bou
     let (acceptor, incoming) = Acceptor::new(grpc, serving.server_config()?, tls_limits);
     supervisor.spawn("tls acceptor", acceptor.run(stop.clone()));
     // What a request may still need when its connection is asked to go.
-    let grace = edge::PATIENCE + config.limits.queue_timeout + config.signer_timeout;
+    let grace = edge::PATIENCE + config.signer_timeout;
     let grpc_server = serve(service, incoming, config.limits, grace, metrics, stop.clone());
     supervisor.spawn("grpc server", grpc_server);
 

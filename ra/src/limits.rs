@@ -1,8 +1,10 @@
-//! How much is let in at once: a bounded number in flight, a bounded queue before it, a share per caller.
+//! How much is let in at once: a bounded number of requests that are authenticated and judged, a bounded queue before
+//! it, a share per caller.
 //!
-//! A request that finds no place is told so at once or after a bounded wait; it never hangs. Places are guards: they
-//! come back when the request ends, is cancelled or panics. The caller's share is taken after authentication, because
-//! before it nobody knows whose share it is.
+//! A request that finds no place is told so at once if the queue is full, else at its deadline; it never hangs. Places are
+//! guards: they come back when the request ends, is cancelled or panics, and a request that goes to its signer gives its
+//! place back, because signers have gates of their own (`signer::Gate`). The caller's share is taken after
+//! authentication, because before it nobody knows whose share it is, and kept to the end.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,18 +14,16 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 /// The bounds.
 #[derive(Debug, Clone)]
 pub struct LimitsConfig {
-    /// Requests worked on at once.
+    /// Requests authenticated and judged at once.
     pub in_flight: usize,
     /// Requests that may wait for that.
     pub queued: usize,
-    /// Longest wait.
-    pub queue_timeout: Duration,
-    /// Requests of one account worked on at once.
+    /// Requests of one account at once, wherever they are.
     pub per_caller: usize,
     /// Size of the largest request.
     pub message_bytes: usize,
@@ -40,8 +40,8 @@ pub enum LimitError {
     #[error("all places in flight and in the queue are taken (--max-in-flight, --max-queued)")]
     QueueFull,
     /// No place became free in time.
-    #[error("no place became free within --queue-timeout")]
-    QueueTimeout,
+    #[error("the request's deadline passed while it waited to be looked at (--max-in-flight)")]
+    QueueDeadline,
     /// This account has as many in flight as it may.
     #[error("the caller's account has as many requests in flight as it may (--max-in-flight-per-caller)")]
     PerCaller,
@@ -56,7 +56,6 @@ pub struct Limits {
     places: Arc<Semaphore>,
     queued: AtomicUsize,
     max_queued: usize,
-    queue_timeout: Duration,
     max_per_caller: usize,
     callers: Arc<Mutex<HashMap<String, usize>>>,
 }
@@ -86,14 +85,13 @@ impl Limits {
             places: Arc::new(Semaphore::new(config.in_flight)),
             queued: AtomicUsize::new(0),
             max_queued: config.queued,
-            queue_timeout: config.queue_timeout,
             max_per_caller: config.per_caller,
             callers: Arc::default(),
         }
     }
 
-    /// A place in flight, at once or after a wait in the queue (first come, first served).
-    pub async fn place(&self) -> Result<Place, LimitError> {
+    /// A place in flight, at once or after a wait in the queue (first come, first served) until `deadline`.
+    pub async fn place(&self, deadline: Instant) -> Result<Place, LimitError> {
         if let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() {
             return Ok(Place { _permit: permit });
         }
@@ -102,11 +100,11 @@ impl Limits {
         if before >= self.max_queued {
             return Err(LimitError::QueueFull);
         }
-        match timeout(self.queue_timeout, Arc::clone(&self.places).acquire_owned()).await {
+        match timeout_at(deadline, Arc::clone(&self.places).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(Place { _permit: permit }),
             // The semaphore is never closed; a full queue is the honest answer if it were.
             Ok(Err(_)) => Err(LimitError::QueueFull),
-            Err(_) => Err(LimitError::QueueTimeout),
+            Err(_) => Err(LimitError::QueueDeadline),
         }
     }
 
@@ -158,7 +156,7 @@ impl LimitError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::QueueFull => "queue_full",
-            Self::QueueTimeout => "queue_timeout",
+            Self::QueueDeadline => "queue_deadline",
             Self::PerCaller => "per_caller",
             Self::MessageSize => "message_size",
         }
@@ -169,11 +167,14 @@ impl LimitError {
 mod tests {
     use super::*;
 
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(5)
+    }
+
     fn limits(in_flight: usize, queued: usize, per_caller: usize) -> Limits {
         Limits::new(&LimitsConfig {
             in_flight,
             queued,
-            queue_timeout: Duration::from_secs(5),
             per_caller,
             message_bytes: 1024,
             connections: 1,
@@ -184,28 +185,28 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_queue_is_bounded_in_length_and_time() {
         let limits = limits(1, 1, 1);
-        let place = limits.place().await.unwrap();
-        let (second, third) = tokio::join!(limits.place(), limits.place());
-        assert_eq!(second.unwrap_err(), LimitError::QueueTimeout);
+        let place = limits.place(soon()).await.unwrap();
+        let (second, third) = tokio::join!(limits.place(soon()), limits.place(soon()));
+        assert_eq!(second.unwrap_err(), LimitError::QueueDeadline);
         assert_eq!(third.unwrap_err(), LimitError::QueueFull);
         drop(place);
-        limits.place().await.unwrap();
+        limits.place(soon()).await.unwrap();
         assert_eq!(limits.queued(), 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_place_that_comes_free_goes_to_the_one_that_waits() {
         let limits = limits(1, 1, 1);
-        let place = limits.place().await.unwrap();
-        let (waited, ()) = tokio::join!(limits.place(), async { drop(place) });
+        let place = limits.place(soon()).await.unwrap();
+        let (waited, ()) = tokio::join!(limits.place(soon()), async { drop(place) });
         waited.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_dropped_wait_leaves_the_queue() {
         let limits = limits(1, 1, 1);
-        let _place = limits.place().await.unwrap();
-        let short = timeout(Duration::from_millis(1), limits.place()).await;
+        let _place = limits.place(soon()).await.unwrap();
+        let short = timeout_at(Instant::now() + Duration::from_millis(1), limits.place(soon())).await;
         assert!(short.is_err());
         assert_eq!(limits.queued(), 0);
     }

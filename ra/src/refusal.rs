@@ -15,7 +15,7 @@ use crate::limits::LimitError;
 use crate::policy::Denial;
 use crate::reply::AnswerError;
 use crate::request::ExtrasError;
-use crate::signer::{SignerError, SignerName};
+use crate::signer::{GateError, NotSigned, SignerError, SignerName};
 use crate::trust::NoRoots;
 
 /// Why a request is not served.
@@ -59,13 +59,21 @@ pub enum Refusal {
         /// Why.
         source: NoRoots,
     },
+    /// The signer was not asked: too many wait for it, or it is away.
+    #[error("signer {signer} was not asked: {why}")]
+    Gate {
+        /// The signer.
+        signer: SignerName,
+        /// Why not.
+        why: GateError,
+    },
     /// The signer said no, in one of its ways.
     #[error(transparent)]
     Signer(#[from] SignerError),
     /// The signer said nothing.
     #[error("signer {0} did not answer before the deadline")]
     SignerDeadline(SignerName),
-    /// The client's own deadline passed before a signer was asked.
+    /// The client's own deadline passed while no step was waiting that has a better answer.
     #[error("the client's deadline passed before the request was through")]
     ClientDeadline,
     /// The signer's answer is not what was asked for.
@@ -100,9 +108,22 @@ impl Refusal {
         }
     }
 
+    /// A signer gave no certificate.
+    pub fn not_signed(signer: &SignerName, error: NotSigned) -> Self {
+        match error {
+            NotSigned::Gate(why) => Self::Gate {
+                signer: signer.clone(),
+                why,
+            },
+            NotSigned::Signer(error) => Self::Signer(error),
+            NotSigned::Deadline => Self::SignerDeadline(signer.clone()),
+        }
+    }
+
     /// The code for the caller.
     pub fn code(&self) -> Code {
         match self {
+            Self::Limit(LimitError::QueueDeadline) => Code::DeadlineExceeded,
             Self::Limit(_) => Code::ResourceExhausted,
             Self::Authn(_) | Self::Extras(ExtrasError::Impersonation) => Code::Unauthenticated,
             Self::Message | Self::Extras(ExtrasError::SignerType | ExtrasError::SignerName(_)) | Self::Csr(_) => {
@@ -110,6 +131,7 @@ impl Refusal {
             }
             Self::Authz(_) | Self::Policy(_) => Code::PermissionDenied,
             Self::Closed(_) | Self::NoSigner(_) | Self::NoRoots { .. } => Code::Unavailable,
+            Self::Gate { why, .. } => why.code(),
             Self::Signer(error) => error.code(),
             Self::SlowMessage | Self::SignerDeadline(_) | Self::ClientDeadline => Code::DeadlineExceeded,
             Self::Answer { .. } => Code::Internal,
@@ -130,6 +152,7 @@ impl Refusal {
             Self::Policy(error) => error.reason(),
             Self::NoSigner(_) => "no_signer",
             Self::NoRoots { source, .. } => source.reason(),
+            Self::Gate { why, .. } => why.reason(),
             Self::Signer(error) => error.reason(),
             Self::SignerDeadline(_) => "signer_deadline",
             Self::ClientDeadline => "client_deadline",

@@ -1,9 +1,12 @@
 //! `CreateCertificate`: one request, step by step, in an order that the code shows and the tests hold.
 //!
-//! limits → authn → metadata → CSR → authz → policy → signer → check → answer. Each step ends in a [`Refusal`] or
+//! limits → authn → metadata → CSR → authz → policy → gate → signer → check → answer. Each step ends in a [`Refusal`] or
 //! leads to the next; a request sees one policy from beginning to end. The exact reason and all names go to one log
 //! line with the request's id; the caller gets a code and a fixed text. When the call is dropped, so is the signer's
 //! work on it.
+//!
+//! A request has one deadline, counted from its arrival: a wait in a queue leaves less for the signer. Were it otherwise,
+//! a client that sets none could wait for the sum of all bounds.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -43,7 +46,7 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Tells the time.
     pub clock: SharedClock,
-    /// Longest wait for a signer.
+    /// How long a request may take, from its arrival to its answer, to a signer without a deadline of its own.
     pub signer_timeout: Duration,
 }
 
@@ -51,14 +54,20 @@ pub struct Parts {
 #[derive(Debug, Clone)]
 pub struct Service(Parts);
 
+/// How long a call may take.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    began: Instant,
+    client: Option<Duration>,
+}
+
 /// What is known of a call, growing step by step, for its one log line.
 #[derive(Debug)]
 struct Call {
     id: String,
     client_id: Option<String>,
     peer: Option<SocketAddr>,
-    began: Instant,
-    client_deadline: Option<Instant>,
+    patience: Patience,
     caller: Option<Caller>,
     grant: Option<Grant>,
     object: Option<String>,
@@ -111,8 +120,9 @@ impl Service {
         metadata: &MetadataMap,
         message: IstioCertificateRequest,
     ) -> Result<Reply, Refusal> {
-        match call.client_deadline {
-            Some(deadline) => timeout_at(deadline, self.steps(call, metadata, message))
+        // The steps that wait know the deadline and have a better answer; this is for all others.
+        match call.patience.belt() {
+            Some(belt) => timeout_at(belt, self.steps(call, metadata, message))
                 .await
                 .unwrap_or(Err(Refusal::ClientDeadline)),
             None => self.steps(call, metadata, message).await,
@@ -126,7 +136,7 @@ impl Service {
         message: IstioCertificateRequest,
     ) -> Result<Reply, Refusal> {
         let parts = &self.0;
-        let _place = parts.limits.place().await?;
+        let place = parts.limits.place(call.patience.deadline(parts.signer_timeout)).await?;
         let caller = &*call.caller.insert(parts.authn.authenticate(metadata)?);
         let _share = parts.limits.share(&caller.namespace, &caller.service_account)?;
         let extras = request::extras(message.metadata.as_ref())?;
@@ -151,7 +161,8 @@ impl Service {
         running.trust().current().map_err(no_roots)?;
         let originator = originator(caller);
         let csr = Arc::new(csr);
-        let deadline = self.deadline(running, call.client_deadline);
+        let own = running.spec().backend.request().map(|spec| spec.deadline);
+        let deadline = call.patience.deadline(own.unwrap_or(parts.signer_timeout));
         let cluster = originator.cluster.as_deref();
         let issuance = Issuance {
             idempotency_key: IdempotencyKey::derive(cluster, &id, &grant.signer, csr.spki_der(), grant.ttl),
@@ -168,14 +179,14 @@ impl Service {
             ttl: grant.ttl,
             exact: running.spec().backend.request().is_some_and(|spec| spec.exact_lifetime),
         };
-        let signed = timeout_at(deadline, running.signer().sign(issuance)).await;
-        let outcome = match signed {
-            Ok(Ok(issued)) => {
+        // From here on the signer's own gate bounds how many there are.
+        drop(place);
+        let outcome = match running.sign(issuance).await {
+            Ok(issued) => {
                 call.object = issued.receipt.object().map(str::to_owned);
                 self.answer(running, issued, asked).await
             }
-            Ok(Err(error)) => Err(Refusal::Signer(error)),
-            Err(_) => Err(Refusal::SignerDeadline(grant.signer.clone())),
+            Err(error) => Err(Refusal::not_signed(&grant.signer, error)),
         };
         let word = outcome.as_ref().map_or_else(Refusal::reason, |_| "issued");
         parts.metrics.signer(&grant.signer, word);
@@ -212,13 +223,6 @@ impl Service {
         }
         Ok(reply)
     }
-
-    /// The signer's own, or that of all signers without one; a client that gives up earlier counts.
-    fn deadline(&self, running: &Running, client: Option<Instant>) -> Instant {
-        let own = running.spec().backend.request().map(|spec| spec.deadline);
-        let own = Instant::now() + own.unwrap_or(self.0.signer_timeout);
-        client.map_or(own, |client| own.min(client))
-    }
 }
 
 fn originator(caller: &Caller) -> Originator {
@@ -229,6 +233,20 @@ fn originator(caller: &Caller) -> Originator {
         pod: pod.map(|(name, uid)| Pod { name, uid }),
         node: caller.node.clone(),
         cluster: Some(caller.cluster.clone()),
+    }
+}
+
+// === impl Patience ===
+
+impl Patience {
+    /// When a call ends that our side gives so long; a client that gives up earlier counts.
+    fn deadline(self, own: Duration) -> Instant {
+        self.began + self.client.map_or(own, |client| client.min(own))
+    }
+
+    /// A moment after the client's own deadline. A timeout of years is none.
+    fn belt(self) -> Option<Instant> {
+        self.began.checked_add(self.client?.saturating_add(BELT))
     }
 }
 
@@ -243,9 +261,7 @@ impl Call {
             id: request_id(),
             client_id: request::client_request_id(metadata).map(str::to_owned),
             peer: request.extensions().get::<Peer>().map(|peer| peer.address),
-            began,
-            // A timeout of years is none.
-            client_deadline: client.and_then(|timeout| began.checked_add(timeout)),
+            patience: Patience { began, client },
             caller: None,
             grant: None,
             object: None,
@@ -305,7 +321,7 @@ impl Call {
     }
 
     fn took_ms(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(self.patience.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 
@@ -328,6 +344,9 @@ fn request_id() -> String {
         Err(_) => format!("{:016x}", fastrand::u64(..)),
     }
 }
+
+/// Long enough that timers of one deadline do not fire in the order of chance, far less than a client's patience.
+const BELT: Duration = Duration::from_millis(20);
 
 /// The metadata that carries the id, in both directions.
 pub const REQUEST_ID: &str = "x-request-id";

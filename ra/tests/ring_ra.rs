@@ -17,6 +17,8 @@
 mod authority;
 #[path = "ring_ra/ca.rs"]
 mod ca;
+#[path = "ring_ra/capacity.rs"]
+mod capacity;
 #[path = "ring_ra/clients.rs"]
 mod clients;
 #[path = "ring_ra/outcomes.rs"]

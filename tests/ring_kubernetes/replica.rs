@@ -170,6 +170,7 @@ impl Replica {
             tasks,
             stop: CancellationToken::new(),
             files: WatchMetrics::default(),
+            replicas: None,
             cluster: Some(cluster),
             trust: TrustHost::default(),
             backends: Some(backends.clone()),

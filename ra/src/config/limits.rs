@@ -8,25 +8,17 @@ use crate::limits::LimitsConfig;
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct LimitsArgs {
-    /// Requests worked on at once
+    /// Requests authenticated and judged at once; those that wait for their signer or are with it do not count
     #[arg(long, env = "ENSIGN_RA_MAX_IN_FLIGHT", default_value = "256", value_name = "N")]
     max_in_flight: String,
-    /// Requests that may wait for their turn; one more is turned away
-    #[arg(long, env = "ENSIGN_RA_MAX_QUEUED", default_value = "4096", value_name = "N")]
+    /// Requests that may wait for that, until their deadline; one more is turned away
+    #[arg(long, env = "ENSIGN_RA_MAX_QUEUED", default_value = "10000", value_name = "N")]
     max_queued: String,
-    /// Longest wait for a turn
-    #[arg(
-        long,
-        env = "ENSIGN_RA_QUEUE_TIMEOUT",
-        default_value = "10s",
-        value_name = "DURATION"
-    )]
-    queue_timeout: String,
-    /// Requests of one service account worked on at once
+    /// Requests of one service account at once, those that wait included
     #[arg(
         long,
         env = "ENSIGN_RA_MAX_IN_FLIGHT_PER_CALLER",
-        default_value = "64",
+        default_value = "10000",
         value_name = "N"
     )]
     max_in_flight_per_caller: String,
@@ -50,7 +42,6 @@ impl LimitsArgs {
     pub(super) fn check(&self, c: &mut Checker<'_>) -> Option<LimitsConfig> {
         let in_flight = count(c, "max_in_flight", &self.max_in_flight, 1);
         let queued = count(c, "max_queued", &self.max_queued, 0);
-        let queue_timeout = positive(c, "queue_timeout", &self.queue_timeout);
         let per_caller = count(c, "max_in_flight_per_caller", &self.max_in_flight_per_caller, 1);
         let message_bytes = count(c, "max_message_bytes", &self.max_message_bytes, 1024);
         let connections = count(c, "max_connections", &self.max_connections, 1);
@@ -58,7 +49,6 @@ impl LimitsArgs {
         Some(LimitsConfig {
             in_flight: in_flight?,
             queued: queued?,
-            queue_timeout: queue_timeout?,
             per_caller: per_caller?,
             message_bytes: message_bytes?,
             connections: connections?,

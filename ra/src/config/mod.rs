@@ -56,7 +56,7 @@ pub struct Args {
     serving: ServingArgs,
     #[command(flatten)]
     limits: LimitsArgs,
-    /// Longest wait for a signer; a client's own shorter deadline counts
+    /// How long a request may take from its arrival, all queues included, unless its signer has a deadline; a client's own shorter one counts
     #[arg(
         long,
         env = "ENSIGN_RA_SIGNER_TIMEOUT",
@@ -103,7 +103,7 @@ pub struct Config {
     pub authn: AuthnConfig,
     /// What is let in at once.
     pub limits: LimitsConfig,
-    /// Longest wait for a signer.
+    /// How long a request may take, from its arrival to its answer.
     pub signer_timeout: Duration,
     /// Where each server listens.
     pub listen: ListenConfig,

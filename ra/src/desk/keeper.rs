@@ -184,6 +184,13 @@ impl Keeper {
             .await
             .context("the policy is refused because not all of its signers start")?;
         self.say(&policy);
+        // Also those that were carried over: limits restart nothing.
+        for (name, limits) in policy.limits() {
+            if let Some(running) = signers.get(name) {
+                running.gate().set_limits(limits);
+                running.gate().count(|| self.parts.metrics.gate(name));
+            }
+        }
         self.in_effect = next;
         self.desk.send_replace(Arc::new(Desk(Ok(OpenDesk { policy, signers }))));
         self.gate.open();

@@ -3,7 +3,8 @@
 //! It is made of the policy file, of Istio's configuration, or of both. A change of either makes a new [`Desk`] or none:
 //! what cannot be read, contradicts the other, or names a signer that does not start is refused whole, said in log and
 //! metrics, and the old desk stays. A request takes the desk once and sees one policy and its signers to the end.
-//! Signers whose description did not change are carried over, with their state.
+//! Signers whose description did not change are carried over, with their state; what they may be asked at once is set
+//! anew.
 
 mod keeper;
 

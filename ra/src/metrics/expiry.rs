@@ -69,6 +69,7 @@ impl Metrics {
         let labels = NameLabels::from(signer);
         self.expiry.roots.remove(&labels);
         self.expiry.cas.remove(&labels);
+        self.gates.forget(&labels);
     }
 
     /// The serving certificate in effect.

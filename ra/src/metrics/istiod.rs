@@ -89,6 +89,7 @@ impl Istiod {
             Refusal::Csr(_) => self.csr_parsing_errors.inc(),
             Refusal::NoSigner(_)
             | Refusal::NoRoots { .. }
+            | Refusal::Gate { .. }
             | Refusal::Signer(_)
             | Refusal::SignerDeadline(_)
             | Refusal::Answer { .. } => self

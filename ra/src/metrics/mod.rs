@@ -5,6 +5,7 @@
 //! chooses becomes a label.
 
 mod expiry;
+mod gates;
 mod istiod;
 mod reloads;
 mod requests;
@@ -15,8 +16,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::registry::Registry;
 
+pub use self::gates::{GateSeries, Level};
 pub use self::requests::InFlight;
-use self::{expiry::Expiry, istiod::Istiod, reloads::Reloads, requests::Requests, signers::Signers};
+use self::{expiry::Expiry, gates::Gates, istiod::Istiod, reloads::Reloads, requests::Requests, signers::Signers};
 use crate::signer::SignerName;
 
 /// The RA's counters. Cheap to clone.
@@ -24,6 +26,7 @@ use crate::signer::SignerName;
 pub struct Metrics {
     requests: Requests,
     signers: Signers,
+    gates: Gates,
     reloads: Reloads,
     expiry: Expiry,
     istiod: Istiod,
@@ -45,6 +48,7 @@ impl Metrics {
         Self {
             requests: Requests::register(ours),
             signers: Signers::register(ours),
+            gates: Gates::register(ours),
             reloads: Reloads::register(ours),
             expiry: Expiry::register(ours),
             istiod,

@@ -3,7 +3,7 @@
 use thiserror::Error;
 use tonic::Code;
 
-use super::SignerName;
+use super::{Outcome, SignerName};
 
 /// Why a signer gave no certificate. The texts are for the log, never for the caller.
 #[derive(Debug, Error)]
@@ -109,6 +109,24 @@ impl SignerError {
             Self::Gone { .. } | Self::Unavailable { .. } => Code::Unavailable,
             Self::NotApproved { .. } | Self::NotIssued { .. } | Self::TimedOut { .. } => Code::DeadlineExceeded,
             Self::Unreadable { .. } => Code::Internal,
+        }
+    }
+
+    /// What the signer's gate learns from it.
+    ///
+    /// A request without an answer is no sign that the signer is away: it may wait for a person, or belong to a CA that
+    /// takes longer than a request may. Several of those at once are its usual state, and to stop asking would keep out
+    /// the retries that fetch what was signed meanwhile. A backend that does not answer a call of the signer's own is
+    /// [`SignerError::Unavailable`].
+    pub fn outcome(&self) -> Option<Outcome> {
+        match self {
+            Self::ApprovalDenied { .. }
+            | Self::Denied { .. }
+            | Self::Failed { .. }
+            | Self::Gone { .. }
+            | Self::Unreadable { .. } => Some(Outcome::Answered),
+            Self::NotApproved { .. } | Self::NotIssued { .. } | Self::TimedOut { .. } => None,
+            Self::Unavailable { detail, .. } => Some(Outcome::Away(detail.clone())),
         }
     }
 }

@@ -7,6 +7,7 @@
 
 pub(crate) mod cert_manager;
 mod error;
+mod gate;
 mod issued;
 pub(crate) mod kubernetes_csr;
 pub mod local;
@@ -28,8 +29,9 @@ use tokio::time::Instant;
 pub use self::{
     cert_manager::annotations,
     error::SignerError,
+    gate::{Gate, GateError, GateParts, Obstacle, Outcome, Pass},
     issued::{Issued, IssuedChain, Receipt},
-    set::{Host, OpenError, Running, Signers, TrustHost},
+    set::{Host, NotSigned, OpenError, Running, Signers, TrustHost},
 };
 use crate::policy::is_dns_subdomain;
 

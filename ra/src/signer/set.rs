@@ -2,20 +2,23 @@
 //!
 //! Owns the step from what the operator says ([`SignerSpec`]) to something that signs, and the tasks behind it.
 //! Promises that a reload keeps each signer whose spec did not change, with its state; that all mistakes are named at
-//! once, each with its signer; and that a signer's tasks end when nobody holds it any more.
+//! once, each with its signer; that nobody reaches a signer but through its gate; and that a signer's tasks end when
+//! nobody holds it any more.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use ensign_daemon::watched_file::WatchMetrics;
 use ensign_pki::SharedClock;
 use thiserror::Error;
+use tokio::{sync::watch, time::timeout_at};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
 
 use super::{
-    Signer, SignerName, cert_manager, kubernetes_csr,
+    Gate, GateError, GateParts, Issuance, Issued, Outcome, Signer, SignerError, SignerName, cert_manager,
+    kubernetes_csr,
     local::{LocalError, LocalSigner, Surroundings},
     object::Backends,
 };
@@ -36,6 +39,8 @@ pub struct Host {
     pub stop: CancellationToken,
     /// Counts files that could not be loaded.
     pub files: WatchMetrics,
+    /// How many replicas live, this one included, so that they share a signer's rate; without it this one is alone.
+    pub replicas: Option<watch::Receiver<usize>>,
     /// The API server, for signers behind it.
     pub cluster: Option<Cluster>,
     /// What signers behind it share.
@@ -57,12 +62,27 @@ pub struct TrustHost {
 #[derive(Clone, Debug, Default)]
 pub struct Signers(BTreeMap<SignerName, Arc<Running>>);
 
-/// One signer at work, and the roots that go with what it signs.
+/// One signer at work, what stands before it, and the roots that go with what it signs.
 pub struct Running {
     spec: SignerSpec,
+    gate: Gate,
     signer: Arc<dyn Signer>,
     trust: Trust,
     _tasks: DropGuard,
+}
+
+/// Why a signer gave no certificate, be it that it was never asked.
+#[derive(Debug, Error)]
+pub enum NotSigned {
+    /// It was not asked.
+    #[error(transparent)]
+    Gate(#[from] GateError),
+    /// It said no, in one of its ways.
+    #[error(transparent)]
+    Signer(#[from] SignerError),
+    /// It said nothing before the deadline.
+    #[error("it did not answer before the deadline")]
+    Deadline,
 }
 
 /// Why the signers of a policy do not all start; the ones in effect before stay.
@@ -153,6 +173,7 @@ impl Running {
     /// A signer that was built elsewhere, such as a scripted one of a test.
     pub fn new(spec: SignerSpec, signer: Arc<dyn Signer>, trust: Trust) -> Self {
         Self {
+            gate: Gate::new(&spec.name, GateParts::default()),
             spec,
             signer,
             trust,
@@ -160,7 +181,31 @@ impl Running {
         }
     }
 
-    /// Signs.
+    /// Has one request signed, once it is its turn, before its deadline. Dropping the future cancels it.
+    pub async fn sign(&self, issuance: Issuance) -> Result<Issued, NotSigned> {
+        let deadline = issuance.deadline;
+        let pass = self.gate.enter(issuance.id.namespace(), deadline).await?;
+        match timeout_at(deadline, self.signer.sign(issuance)).await {
+            Ok(Ok(issued)) => {
+                pass.finish(Outcome::Answered);
+                Ok(issued)
+            }
+            Ok(Err(error)) => {
+                if let Some(outcome) = error.outcome() {
+                    pass.finish(outcome);
+                }
+                Err(NotSigned::Signer(error))
+            }
+            Err(_) => Err(NotSigned::Deadline),
+        }
+    }
+
+    /// What stands before it.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// The signer itself, for whoever asks it something else than to sign.
     pub fn signer(&self) -> &dyn Signer {
         &*self.signer
     }
@@ -186,6 +231,7 @@ impl fmt::Debug for Running {
 
 async fn start(spec: &SignerSpec, host: &Host) -> Result<Running, Mistake> {
     let stop = host.stop.child_token();
+    let gate = gate(spec, host);
     match &spec.backend {
         Backend::Local(local) => {
             let surroundings = Surroundings {
@@ -209,12 +255,7 @@ async fn start(spec: &SignerSpec, host: &Host) -> Result<Running, Mistake> {
             host.tasks.spawn(watched.run(stop.clone()));
             let signer = Arc::new(signer);
             let trust = Trust::new(Arc::clone(&signer) as Arc<dyn RootsSource>);
-            Ok(Running {
-                spec: spec.clone(),
-                signer,
-                trust,
-                _tasks: stop.drop_guard(),
-            })
+            Ok(running(spec, gate, signer, trust, stop))
         }
         Backend::KubernetesCsr(csr) => {
             let mistake = |source| mistake(spec, &csr.signer_name, source);
@@ -225,7 +266,7 @@ async fn start(spec: &SignerSpec, host: &Host) -> Result<Running, Mistake> {
             let trust = trust::open(&spec.name, &csr.roots, host, &stop).await;
             let trust = trust.map_err(|error| mistake(error.into()))?;
             let signer = Arc::new(kubernetes_csr::open(&spec.name, csr, backends));
-            Ok(running(spec, signer, trust, stop))
+            Ok(running(spec, gate, signer, trust, stop))
         }
         Backend::CertManager(cert_manager) => {
             let mistake = |source| mistake(spec, &cert_manager.namespace, source);
@@ -236,14 +277,27 @@ async fn start(spec: &SignerSpec, host: &Host) -> Result<Running, Mistake> {
             let trust = trust::open(&spec.name, &cert_manager.roots, host, &stop).await;
             let trust = trust.map_err(|error| mistake(error.into()))?;
             let signer = Arc::new(cert_manager::open(&spec.name, cert_manager, backends));
-            Ok(running(spec, signer, trust, stop))
+            Ok(running(spec, gate, signer, trust, stop))
         }
     }
 }
 
-fn running(spec: &SignerSpec, signer: Arc<dyn Signer>, trust: Trust, stop: CancellationToken) -> Running {
+/// A gate that knows what all signers share, and what those behind the API server do.
+fn gate(spec: &SignerSpec, host: &Host) -> Gate {
+    let backends = host.backends.as_ref().filter(|_| spec.backend.request().is_some());
+    Gate::new(
+        &spec.name,
+        GateParts {
+            replicas: host.replicas.clone(),
+            pushback: backends.map(|backends| backends.pushback().follow()),
+        },
+    )
+}
+
+fn running(spec: &SignerSpec, gate: Gate, signer: Arc<dyn Signer>, trust: Trust, stop: CancellationToken) -> Running {
     Running {
         spec: spec.clone(),
+        gate,
         signer,
         trust,
         _tasks: stop.drop_guard(),

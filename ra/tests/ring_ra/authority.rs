@@ -59,7 +59,7 @@ pub(crate) struct Authority {
     pub(crate) tokens: TokenMint,
     pub(crate) stop: CancellationToken,
     pub(crate) running: JoinHandle<anyhow::Result<()>>,
-    signer: Arc<Scripted>,
+    signer: Option<Arc<Scripted>>,
 }
 
 struct Scripted {
@@ -91,7 +91,7 @@ impl Authority {
 
     async fn start_answering(tokens: TokenMint, jwks: &str, more: &[&str]) -> (Self, Arc<Ca>) {
         let ca = Arc::new(Ca::root("root"));
-        let authority = Self::start_whole(tokens, jwks, &ca.pem(), more).await;
+        let authority = Self::start_whole(tokens, jwks, &ca.pem(), POLICY, more).await;
         let signs = Arc::clone(&ca);
         authority.script(move |issuance| {
             let chain = signs.sign(&Leaf::of(issuance.csr.spki_der(), issuance.id.as_str()));
@@ -103,23 +103,46 @@ impl Authority {
     pub(crate) async fn start_under(roots: &str, more: &[&str]) -> Self {
         let tokens = TokenMint::es256("a");
         let keys = tokens::jwks(&[&tokens]);
-        Self::start_whole(tokens, &keys, roots, more).await
+        Self::start_whole(tokens, &keys, roots, POLICY, more).await
     }
 
-    async fn start_whole(tokens: TokenMint, jwks: &str, roots: &str, more: &[&str]) -> Self {
+    /// One whose signer answers as the script says, under another policy.
+    pub(crate) async fn start_with_policy(policy: &str, more: &[&str]) -> (Self, Arc<Ca>) {
+        let tokens = TokenMint::es256("a");
+        let keys = tokens::jwks(&[&tokens]);
+        let ca = Arc::new(Ca::root("root"));
+        let authority = Self::start_whole(tokens, &keys, &ca.pem(), policy, more).await;
+        (authority, ca)
+    }
+
+    /// One with the signers that the policy says. `FOLDER` in it is a folder for them.
+    pub(crate) async fn start_real(policy: &str) -> Self {
+        let tokens = TokenMint::es256("a");
+        let keys = tokens::jwks(&[&tokens]);
+        Self::start_in(tokens, &keys, None, policy, &[]).await
+    }
+
+    async fn start_whole(tokens: TokenMint, jwks: &str, roots: &str, policy: &str, more: &[&str]) -> Self {
+        Self::start_in(tokens, jwks, Some(roots), policy, more).await
+    }
+
+    /// With a scripted signer under these roots, or with real ones.
+    async fn start_in(tokens: TokenMint, jwks: &str, roots: Option<&str>, policy: &str, more: &[&str]) -> Self {
         logs();
         crypto::install_default();
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("jwks.json"), jwks).unwrap();
-        std::fs::write(folder.path().join("policy.yaml"), POLICY).unwrap();
-        let signer = Arc::new(Scripted {
-            script: Mutex::new(Arc::new(|_| panic!("no script"))),
-            roots: Roots::parse(roots).unwrap(),
+        let signer = roots.map(|roots| {
+            Arc::new(Scripted {
+                script: Mutex::new(Arc::new(|_| panic!("no script"))),
+                roots: Roots::parse(roots).unwrap(),
+            })
         });
         let fittings = Fittings {
             clock: SystemClock::shared(),
-            signers: Some(Arc::new(Opens(Arc::clone(&signer)))),
+            signers: signer.clone().map(|signer| Arc::new(Opens(signer)) as _),
         };
+        write_policy(&folder, policy);
         let bound = app::bind_with(config(&folder, more), fittings).await.unwrap();
         let (addresses, stop) = (bound.addresses.clone(), bound.stop_token());
         let running = tokio::spawn(bound.run(None));
@@ -134,7 +157,13 @@ impl Authority {
     }
 
     pub(crate) fn script(&self, script: impl Fn(Issuance) -> Answer + Send + Sync + 'static) {
-        *self.signer.script.lock().unwrap() = Arc::new(script);
+        let signer = self.signer.as_ref().expect("a scripted signer");
+        *signer.script.lock().unwrap() = Arc::new(script);
+    }
+
+    /// As for [`Authority::start_real`].
+    pub(crate) fn write_policy(&self, policy: &str) {
+        write_policy(&self.folder, policy);
     }
 
     /// A request of httpbin for its own identity, which is granted.
@@ -311,6 +340,11 @@ fn config(folder: &TempDir, more: &[&str]) -> Config {
         Command::Run(config) => *config,
         Command::Print(text) => panic!("{text}"),
     }
+}
+
+fn write_policy(folder: &TempDir, policy: &str) {
+    let text = policy.replace("FOLDER", &folder.path().display().to_string());
+    std::fs::write(folder.path().join("policy.yaml"), text).unwrap();
 }
 
 /// Opens the scripted signer under every name of the policy.

@@ -28,6 +28,7 @@ fn host() -> Host {
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
         files: WatchMetrics::default(),
+        replicas: None,
         cluster: None,
         trust: crate::signer::TrustHost::default(),
         backends: None,

@@ -35,6 +35,7 @@ fn host() -> Host {
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
         files: WatchMetrics::default(),
+        replicas: None,
         cluster: None,
         backends: None,
         trust: TrustHost::default(),

@@ -64,6 +64,7 @@ fn host() -> (Host, Arc<TestClock>) {
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
         files: WatchMetrics::default(),
+        replicas: None,
         cluster: None,
         trust: TrustHost::default(),
         backends: None,
