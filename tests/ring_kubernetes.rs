@@ -10,9 +10,9 @@ mod distribution;
 mod kubernetes_csr;
 #[path = "ring_kubernetes/leader.rs"]
 mod leader;
+#[path = "ring_kubernetes/mesh.rs"]
+mod mesh;
 #[path = "ring_kubernetes/replica.rs"]
 mod replica;
 #[path = "ring_kubernetes/serving.rs"]
 mod serving;
-#[path = "ring_kubernetes/mesh.rs"]
-mod mesh;

@@ -5,15 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use ensign_daemon::watched_file::WatchMetrics;
 use ensign_pki::{Csr, KeyType, PrivateKey, SharedClock, SpiffeId, SystemClock, TrustDomain, crypto, csr};
 use ensign_ra::kubernetes::{self, KubernetesMetrics};
 use ensign_ra::policy::{Backend, CertManagerSpec, IssuerRef, KubernetesCsrSpec, RequestSpec, RootsSpec, SignerSpec};
 use ensign_ra::reply::{self, Asked, Reply};
 use ensign_ra::signer::object::{Backends, BackendsParts, ObjectMetrics};
-use ensign_ra::signer::{
-    Host, IdempotencyKey, Issuance, Issued, Originator, Pod, Running, SignerError, Signers, TrustHost,
-};
+use ensign_ra::signer::{Host, IdempotencyKey, Issuance, Issued, Originator, Pod, Running, SignerError, Signers};
 use ensign_testbed::cluster::{Access, unique};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use kube::Api;
@@ -166,14 +163,10 @@ impl Replica {
             tasks: tasks.clone(),
         });
         let host = Host {
-            clock,
             tasks,
-            stop: CancellationToken::new(),
-            files: WatchMetrics::default(),
-            replicas: None,
             cluster: Some(cluster),
-            trust: TrustHost::default(),
             backends: Some(backends.clone()),
+            ..Host::alone(clock)
         };
         Ok(Self {
             host,

@@ -3,13 +3,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ensign_daemon::watched_file::WatchMetrics;
 use ensign_pki::{SystemClock, crypto};
 use ensign_ra::{
     kubernetes::{ClusterSource, Home, KubernetesMetrics, connect},
     leader::identity,
     serving::{Serving, ServingSource},
-    signer::{Host, TrustHost},
+    signer::Host,
 };
 use ensign_testbed::{
     cluster::{Cluster, ClusterOptions},
@@ -28,7 +27,7 @@ use rustls::{
 use serde_json::json;
 use tokio::io::duplex;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 type Result<T = ()> = anyhow::Result<T>;
 
@@ -53,13 +52,8 @@ impl Replica {
             identity: identity(None),
         };
         let host = Host {
-            clock: SystemClock::shared(),
-            tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
-            files: WatchMetrics::default(),
             cluster: Some(home.cluster.clone()),
-            trust: TrustHost::default(),
-            backends: None,
+            ..Host::alone(SystemClock::shared())
         };
         let source = ServingSource::CaSecret {
             name: SECRET.to_owned(),

@@ -116,6 +116,24 @@ enum StartError {
     Roots(#[from] OpenRootsError),
 }
 
+// === impl Host ===
+
+impl Host {
+    /// A process without Kubernetes and without metrics, which keeps time by this clock.
+    pub fn alone(clock: SharedClock) -> Self {
+        Self {
+            clock,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            files: WatchMetrics::default(),
+            replicas: None,
+            cluster: None,
+            backends: None,
+            trust: TrustHost::default(),
+        }
+    }
+}
+
 // === impl Signers ===
 
 impl Signers {

@@ -5,7 +5,6 @@ mod health;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use ensign_daemon::watched_file::WatchMetrics;
 use ensign_pki::{SystemClock, crypto};
 use futures::{StreamExt as _, future::join_all};
 use rustls::{ClientConfig, RootCertStore};
@@ -23,16 +22,7 @@ use super::*;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn host() -> Host {
-    Host {
-        clock: SystemClock::shared(),
-        tasks: TaskTracker::new(),
-        stop: CancellationToken::new(),
-        files: WatchMetrics::default(),
-        replicas: None,
-        cluster: None,
-        trust: crate::signer::TrustHost::default(),
-        backends: None,
-    }
+    Host::alone(SystemClock::shared())
 }
 
 fn own_ca(folder: &Path) -> ServingSource {

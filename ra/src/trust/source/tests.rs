@@ -3,13 +3,10 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use ensign_daemon::watched_file::WatchMetrics;
 use ensign_pki::{Certificate, SystemClock};
 use test_case::test_case;
-use tokio_util::task::TaskTracker;
 
 use super::*;
-use crate::signer::TrustHost;
 use crate::signer::local::root;
 use crate::trust::RootsSource as _;
 
@@ -30,16 +27,7 @@ fn leaf() -> String {
 }
 
 fn host() -> Host {
-    Host {
-        clock: SystemClock::shared(),
-        tasks: TaskTracker::new(),
-        stop: CancellationToken::new(),
-        files: WatchMetrics::default(),
-        replicas: None,
-        cluster: None,
-        backends: None,
-        trust: TrustHost::default(),
-    }
+    Host::alone(SystemClock::shared())
 }
 
 fn judge() -> Judge {

@@ -19,7 +19,6 @@ use parking_lot::Mutex;
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyUsagePurpose};
 use tempfile::TempDir;
 use tokio::time::Instant;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::{
@@ -29,7 +28,7 @@ use super::{
 };
 use crate::{
     policy::{Backend, SignerSpec},
-    signer::{Host, IdempotencyKey, Originator, Running, Signers, TrustHost},
+    signer::{Host, IdempotencyKey, Originator, Running, Signers},
 };
 
 const RSA_PKCS1: &str = include_str!("../testdata/rsa-ca.pkcs1.pem");
@@ -59,16 +58,7 @@ fn trust_domain() -> TrustDomain {
 
 fn host() -> (Host, Arc<TestClock>) {
     let clock = Arc::new(TestClock(Mutex::new(now())));
-    let host = Host {
-        clock: Arc::clone(&clock) as SharedClock,
-        tasks: TaskTracker::new(),
-        stop: CancellationToken::new(),
-        files: WatchMetrics::default(),
-        replicas: None,
-        cluster: None,
-        trust: TrustHost::default(),
-        backends: None,
-    };
+    let host = Host::alone(Arc::clone(&clock) as SharedClock);
     (host, clock)
 }
 
