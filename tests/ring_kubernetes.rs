@@ -6,6 +6,8 @@
 mod bed;
 #[path = "ring_kubernetes/distribution.rs"]
 mod distribution;
+#[path = "ring_kubernetes/cert_manager.rs"]
+mod cert_manager;
 #[path = "ring_kubernetes/kubernetes_csr.rs"]
 mod kubernetes_csr;
 #[path = "ring_kubernetes/leader.rs"]

@@ -12,9 +12,11 @@ use ensign_ra::reply::{self, Asked, Reply};
 use ensign_ra::signer::object::{Backends, BackendsParts, ObjectMetrics};
 use ensign_ra::signer::{Host, IdempotencyKey, Issuance, Issued, Originator, Pod, Running, SignerError, Signers};
 use ensign_testbed::cluster::{Access, unique};
+use ensign_testbed::wait::{self, PATIENCE};
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use kube::Api;
-use kube::api::{ApiResource, DynamicObject, ListParams};
+use kube::api::{ApiResource, DynamicObject, ListParams, PostParams};
 use kube::core::GroupVersionKind;
 use prometheus_client::registry::Registry;
 use serde_json::json;
@@ -99,6 +101,11 @@ impl Installation {
         }
         for object in objects {
             access.apply_yaml(&object.to_string()).await?;
+        }
+        // The API server learns of rights a moment after it took them.
+        may(access, name, "certificates.k8s.io", "certificatesigningrequests", None).await?;
+        for namespace in namespaces {
+            may(access, name, "cert-manager.io", "certificaterequests", Some(namespace)).await?;
         }
         Ok(Self {
             name: name.to_owned(),
@@ -276,6 +283,20 @@ impl Wish {
         let now = SystemClock::shared().now();
         Ok(reply::compose(&chain, &*running.trust().current()?, asked, now)?)
     }
+}
+
+/// Waits until a user may watch.
+async fn may(access: &Access, user: &str, group: &str, resource: &str, namespace: Option<&str>) -> anyhow::Result<()> {
+    let review: SubjectAccessReview = serde_json::from_value(json!({ "metadata": {}, "spec": {
+        "user": user,
+        "resourceAttributes": { "verb": "watch", "group": group, "resource": resource, "namespace": namespace },
+    } }))?;
+    let reviews = Api::<SubjectAccessReview>::all(access.admin());
+    wait::until_true("the rights of the RA", PATIENCE, async || {
+        let answer = reviews.create(&PostParams::default(), &review).await?;
+        Ok(answer.status.is_some_and(|status| status.allowed))
+    })
+    .await
 }
 
 /// A signer behind the CSR API.
