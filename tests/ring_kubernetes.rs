@@ -14,6 +14,8 @@ mod kubernetes_csr;
 mod leader;
 #[path = "ring_kubernetes/mesh.rs"]
 mod mesh;
+#[path = "ring_kubernetes/object_life.rs"]
+mod object_life;
 #[path = "ring_kubernetes/replica.rs"]
 mod replica;
 #[path = "ring_kubernetes/serving.rs"]

@@ -20,6 +20,7 @@ mod name;
 mod pushback;
 mod remover;
 pub(crate) mod requests;
+mod shaken;
 pub(crate) mod stage;
 
 pub use self::{

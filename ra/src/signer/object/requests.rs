@@ -22,6 +22,7 @@ use super::leftover::{self, Leftover, Leftovers};
 use super::marks;
 use super::metrics::Removal;
 use super::remover::Remover;
+use super::shaken::Shaken;
 use crate::kubernetes::{ApiError, ObjectKey, Store, Subscription, Watched, follow};
 
 /// All that is known of one kind, and what may be done to it.
@@ -31,6 +32,7 @@ pub(crate) struct Requests<K> {
     store: Arc<Store<K>>,
     watched: Watched,
     username: Arc<str>,
+    shaken: Shaken,
     remover: Remover,
     /// Ends with us; the drain does not wait for it, since requests in flight still need it then.
     _watch: Mutex<JoinSet<()>>,
@@ -59,6 +61,7 @@ impl<K: RequestKind> Requests<K> {
             store,
             watched,
             username: parts.cluster.username().into(),
+            shaken: Shaken::default(),
             remover: Remover::new(parts.tasks.clone(), parts.metrics.clone()),
             _watch: Mutex::new(tasks),
         })
@@ -79,9 +82,14 @@ impl<K: RequestKind> Requests<K> {
         self.store.subscribe(ObjectKey::new(self.namespace.as_str(), name))
     }
 
+    fn judge(&self, error: kube::Error) -> ApiError {
+        self.shaken.judge(error.into(), self.watched.state())
+    }
+
     /// Makes an object.
     pub(crate) async fn create(&self, draft: &K) -> Result<K, ApiError> {
-        let made = self.api.create(&PostParams::default(), draft).await?;
+        let made = self.api.create(&PostParams::default(), draft).await;
+        let made = made.map_err(|error| self.judge(error))?;
         Ok(kind::slim(made))
     }
 
@@ -91,7 +99,8 @@ impl<K: RequestKind> Requests<K> {
         let written = self
             .api
             .replace_subresource("approval", &name, &PostParams::default(), approved)
-            .await?;
+            .await;
+        let written = written.map_err(|error| self.judge(error))?;
         Ok(kind::slim(written))
     }
 
@@ -104,7 +113,8 @@ impl<K: RequestKind> Requests<K> {
             }),
             ..DeleteParams::default()
         };
-        self.api.delete(name, &params).await?;
+        let deleted = self.api.delete(name, &params).await;
+        deleted.map_err(|error| self.judge(error))?;
         Ok(())
     }
 
