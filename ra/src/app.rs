@@ -100,7 +100,6 @@ pub async fn bind_with(config: Config, fittings: Fittings) -> anyhow::Result<Bou
             Backends::new(BackendsParts {
                 cluster,
                 installation: kubernetes.installation.clone(),
-                kubernetes: kubernetes_metrics.clone(),
                 metrics: object_metrics,
                 clock: Arc::clone(&clock),
                 tasks: supervisor.connections(),

@@ -164,7 +164,6 @@ impl Replica {
         let backends = Backends::new(BackendsParts {
             cluster: cluster.clone(),
             installation: installation.name.clone(),
-            kubernetes: metrics,
             metrics: ObjectMetrics::register(&mut registry),
             clock: Arc::clone(&clock),
             tasks: tasks.clone(),

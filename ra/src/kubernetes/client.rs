@@ -118,6 +118,26 @@ impl Cluster {
         })
     }
 
+    /// One that a test answers for, with our own bound, counts and eye on Retry-After before it.
+    #[cfg(test)]
+    pub(crate) fn answered_by<S, B>(service: S, username: &str) -> Self
+    where
+        S: tower::Service<http::Request<Body>, Response = http::Response<B>, Error = BoxError> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let metrics = KubernetesMetrics::default();
+        let service = ServiceBuilder::new()
+            .layer(Meter::new(metrics.clone(), REQUEST_TIMEOUT))
+            .service(service);
+        Self {
+            client: Client::new(service, "default"),
+            username: username.to_owned(),
+            metrics,
+        }
+    }
+
     /// The client, for an `Api`.
     pub fn client(&self) -> Client {
         self.client.clone()

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::kubernetes::{Cluster, Follower, KubernetesMetrics, Watched, follow};
+use crate::kubernetes::{Cluster, Follower, Watched, follow};
 use crate::policy::{ConfigMapRef, IssuerRef};
 
 /// Follows one ConfigMap.
@@ -51,7 +51,7 @@ pub(super) struct NoIssuer(&'static str);
 // === impl RuntimeIssuer ===
 
 impl RuntimeIssuer {
-    pub(crate) fn follow(config_map: &ConfigMapRef, cluster: &Cluster, metrics: KubernetesMetrics) -> Self {
+    pub(crate) fn follow(config_map: &ConfigMapRef, cluster: &Cluster) -> Self {
         let api = Api::<ConfigMap>::namespaced(cluster.client(), &config_map.namespace);
         let named = Arc::new(Named::new(config_map.clone()));
         let mut tasks = JoinSet::new();
@@ -60,7 +60,7 @@ impl RuntimeIssuer {
             api,
             watcher::Config::default().fields(&format!("metadata.name={}", config_map.name)),
             Arc::clone(&named),
-            metrics,
+            cluster.metrics().clone(),
             CancellationToken::new(),
         );
         tasks.spawn(watch);

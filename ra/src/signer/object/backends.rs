@@ -18,7 +18,7 @@ use super::leftover::Leftovers;
 use super::metrics::ObjectMetrics;
 use super::pushback::Pushback;
 use super::requests::Requests;
-use crate::kubernetes::{Cluster, KubernetesMetrics};
+use crate::kubernetes::Cluster;
 use crate::policy::ConfigMapRef;
 use crate::signer::cert_manager::{CertificateRequest, RuntimeIssuer};
 
@@ -29,8 +29,6 @@ pub struct BackendsParts {
     pub cluster: Cluster,
     /// Tells our objects from those of another installation: a DNS label.
     pub installation: String,
-    /// Counts requests and watches.
-    pub kubernetes: KubernetesMetrics,
     /// Counts objects.
     pub metrics: ObjectMetrics,
     /// Tells the time.
@@ -116,14 +114,7 @@ impl Backends {
     pub(crate) fn issuers(&self, kind: IssuerKind, namespace: &str) -> Arc<Issuers> {
         let parts = &self.0.parts;
         let mut watches = self.0.watches.lock();
-        let begin = || {
-            Arc::new(Issuers::follow(
-                kind,
-                namespace,
-                &parts.cluster,
-                parts.kubernetes.clone(),
-            ))
-        };
+        let begin = || Arc::new(Issuers::follow(kind, namespace, &parts.cluster));
         let known = watches.issuers.entry((kind, namespace.to_owned()));
         Arc::clone(known.or_insert_with(begin))
     }
@@ -132,13 +123,7 @@ impl Backends {
     pub(crate) fn runtime_issuer(&self, config_map: &ConfigMapRef) -> Arc<RuntimeIssuer> {
         let parts = &self.0.parts;
         let mut watches = self.0.watches.lock();
-        let begin = || {
-            Arc::new(RuntimeIssuer::follow(
-                config_map,
-                &parts.cluster,
-                parts.kubernetes.clone(),
-            ))
-        };
+        let begin = || Arc::new(RuntimeIssuer::follow(config_map, &parts.cluster));
         let known = watches.runtime_issuers.entry(config_map.clone());
         Arc::clone(known.or_insert_with(begin))
     }

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::kubernetes::{Cluster, KubernetesMetrics, ObjectKey, Store, WatchTrouble, Watched, follow};
+use crate::kubernetes::{Cluster, ObjectKey, Store, WatchTrouble, Watched, follow};
 
 /// The kinds that cert-manager itself serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -74,7 +74,7 @@ impl IssuerKind {
 // === impl Issuers ===
 
 impl Issuers {
-    pub(crate) fn follow(kind: IssuerKind, namespace: &str, cluster: &Cluster, metrics: KubernetesMetrics) -> Self {
+    pub(crate) fn follow(kind: IssuerKind, namespace: &str, cluster: &Cluster) -> Self {
         let resource =
             ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, VERSION, kind.as_str()), kind.plural());
         let api = match kind {
@@ -88,7 +88,7 @@ impl Issuers {
             api,
             watcher::Config::default(),
             Arc::clone(&store),
-            metrics,
+            cluster.metrics().clone(),
             CancellationToken::new(),
         );
         tasks.spawn(watch);

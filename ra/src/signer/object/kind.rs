@@ -87,6 +87,22 @@ impl std::fmt::Display for Said<'_> {
     }
 }
 
+/// For tables: the phase as a word, and what was said.
+#[cfg(test)]
+impl std::fmt::Display for Phase<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Pending => f.write_str("pending"),
+            Self::Approved { said: None } => f.write_str("approved"),
+            Self::Approved { said: Some(said) } => write!(f, "approved {said}"),
+            Self::Issued(pem) => write!(f, "issued {}", String::from_utf8_lossy(pem)),
+            Self::Denied(said) => write!(f, "denied {said}"),
+            Self::Refused(said) => write!(f, "refused {said}"),
+            Self::Failed(said) => write!(f, "failed {said}"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use test_case::test_case;

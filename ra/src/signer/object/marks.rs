@@ -121,3 +121,32 @@ const REQUEST_ID: &str = "ensign.mesh/request-id";
 const NEVER: &str = "never";
 /// Longer than any request of ours waits.
 const UNMARKED_LIFE: Duration = Duration::from_hours(1);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn an_end_reads_back_to_the_second(seconds in 0_u64..253_402_207_200) {
+            let end = End::At(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+            prop_assert_eq!(end.to_string().parse(), Ok(end));
+        }
+
+        #[test]
+        fn no_text_breaks_the_reading(text in ".*") {
+            _ = text.parse::<End>();
+        }
+    }
+
+    #[test]
+    fn ends_in_words() {
+        let end = End::At(SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_268_800_999));
+        assert_eq!(end.to_string(), "2026-01-01T12:00:00Z");
+        assert_eq!(End::Never.to_string().parse(), Ok(End::Never));
+        assert_eq!("soon".parse::<End>(), Err(NoEnd));
+        assert!(!End::Never.is_past(SystemTime::UNIX_EPOCH + Duration::from_hours(1_000_000)));
+    }
+}

@@ -22,6 +22,8 @@ mod remover;
 pub(crate) mod requests;
 mod shaken;
 pub(crate) mod stage;
+#[cfg(test)]
+mod tests;
 
 pub use self::{
     backends::{Backends, BackendsParts},

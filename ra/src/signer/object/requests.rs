@@ -51,7 +51,7 @@ impl<K: RequestKind> Requests<K> {
             api.clone(),
             config,
             Arc::clone(&store),
-            parts.kubernetes.clone(),
+            parts.cluster.metrics().clone(),
             CancellationToken::new(),
         );
         tasks.spawn(watch);
