@@ -65,7 +65,8 @@ pub struct Cluster {
 // === impl Cluster ===
 
 impl Cluster {
-    /// Starts one and waits until it answers, cert-manager included.
+    /// Starts one and waits until it answers, cert-manager included. Call it from the test's own task: the programs end with the
+    /// thread that started them.
     pub async fn start(options: ClusterOptions) -> anyhow::Result<Self> {
         Self::start_in(Arc::new(Folder::new()?), options).await
     }

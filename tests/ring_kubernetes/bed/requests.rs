@@ -115,6 +115,21 @@ async fn only_who_may_approves_a_certificate_request() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn the_api_server_says_which_version_it_is() -> anyhow::Result<()> {
+    let bed = Cluster::shared().await?;
+    let version = bed.admin().apiserver_version().await?;
+    assert_eq!(
+        (
+            version.git_version.as_str(),
+            version.major.as_str(),
+            version.minor.as_str()
+        ),
+        ("v1.34.4", "1", "34")
+    );
+    bed.finish().await
+}
+
+#[tokio::test]
 async fn the_audit_log_counts_requests_by_user_verb_and_resource() -> anyhow::Result<()> {
     let bed = Cluster::shared().await?;
     let (namespace, client) = requester(&bed).await?;

@@ -51,6 +51,8 @@ pub(super) fn args(surroundings: &Surroundings<'_>) -> Vec<String> {
         flag("kubelet-preferred-address-types", "InternalIP"),
         flag("watch-cache", surroundings.options.watch_cache),
         flag("profiling", false),
+        // Stopped, it ends its watches in order. By default it waits 60 s for them to end by themselves.
+        flag("shutdown-watch-termination-grace-period", "10s"),
     ];
     args.extend(surroundings.options.api_server_flags.iter().cloned());
     args
