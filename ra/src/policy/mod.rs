@@ -12,6 +12,7 @@ mod form;
 mod istio;
 mod limits;
 mod mistakes;
+mod roots;
 mod rules;
 mod signers;
 mod spec;

@@ -5,16 +5,16 @@
 //! whose roots are in hand; without any the signer is defined and refused to everybody.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ensign_daemon::redact;
 use ensign_pki::TrustDomain;
 use serde_saphyr::Spanned;
 
-use super::form::{CertManager, KubernetesCsr, Local, Roots, Signer, Ttl};
+use super::form::{CertManager, KubernetesCsr, Local, Signer, Ttl};
 use super::limits::SignerLimits;
 use super::mistakes::Mistakes;
+use super::roots::{self, CERT_MANAGER, Found, one_source, signer_of_issuer};
 use super::spec::{
     Backend, CertManagerSpec, ConfigMapRef, IssuerRef, KubernetesCsrSpec, LocalSpec, RequestSpec, RootsSpec,
     SignerSpec, is_dns_label, is_dns_subdomain,
@@ -51,12 +51,6 @@ impl Defined {
             Self::Rootless(signer) => &signer.name,
         }
     }
-}
-
-/// Where roots come from, looked up as far as they are in hand.
-enum Found {
-    Spec(RootsSpec),
-    NoneInMesh(String),
 }
 
 pub(super) fn read(form: &Signer, common: &Common<'_>, mistakes: &mut Mistakes) -> Option<Defined> {
@@ -180,7 +174,7 @@ fn local(form: &Signer, local: &Local, mistakes: &mut Mistakes) -> Option<(Backe
 fn kubernetes_csr(form: &Signer, csr: &KubernetesCsr, common: &Common<'_>, mistakes: &mut Mistakes) -> Built {
     let signer_name: Option<KubernetesSigner> = mistakes.parse(&csr.signer_name, "signerName");
     let request = request(form, mistakes);
-    let roots = roots(form, signer_name.as_ref(), common, mistakes);
+    let roots = roots::read(form, signer_name.as_ref(), common, mistakes);
     if let (Some(Found::Spec(RootsSpec::Discover)), Some(place)) = (&roots, &form.roots) {
         mistakes.at(
             place,
@@ -245,7 +239,7 @@ fn cert_manager(form: &Signer, section: &CertManager, common: &Common<'_>, mista
     }
     let namespace = namespace?;
     let as_signer = issuer.as_ref().and_then(|issuer| signer_of_issuer(issuer, &namespace));
-    let roots = roots(form, as_signer.as_ref(), common, mistakes);
+    let roots = roots::read(form, as_signer.as_ref(), common, mistakes);
     let request = request?;
     Some(match roots? {
         Found::Spec(roots) => Ok((
@@ -262,17 +256,6 @@ fn cert_manager(form: &Signer, section: &CertManager, common: &Common<'_>, mista
         )),
         Found::NoneInMesh(why) => Err(why),
     })
-}
-
-/// The name that cert-manager itself gives an issuer as a Kubernetes signer
-/// (<https://cert-manager.io/docs/usage/kube-csr/>).
-fn signer_of_issuer(issuer: &IssuerRef, namespace: &str) -> Option<KubernetesSigner> {
-    let name = &issuer.name;
-    match (&*issuer.kind, &*issuer.group) {
-        ("ClusterIssuer", CERT_MANAGER) => format!("clusterissuers.{CERT_MANAGER}/{name}").parse().ok(),
-        ("Issuer", CERT_MANAGER) => format!("issuers.{CERT_MANAGER}/{namespace}.{name}").parse().ok(),
-        _ => None,
-    }
 }
 
 fn request(form: &Signer, mistakes: &mut Mistakes) -> Option<RequestSpec> {
@@ -306,126 +289,6 @@ fn request(form: &Signer, mistakes: &mut Mistakes) -> Option<RequestSpec> {
     })
 }
 
-/// `signer` is the name by which Istio's mesh configuration knows the signer.
-fn roots(
-    form: &Signer,
-    signer: Option<&KubernetesSigner>,
-    common: &Common<'_>,
-    mistakes: &mut Mistakes,
-) -> Option<Found> {
-    let label = &form.name.value;
-    let Some(place) = &form.roots else {
-        let what = format!(
-            "signer {label:?} has no roots: they cannot be had from the signer, so name a file, `{{configMap: …}}`, `{{clusterTrustBundle: …}}` or `{{mesh: true}}`"
-        );
-        mistakes.at(&form.name, what);
-        return None;
-    };
-    let source = one_source(place, mistakes)?;
-    let roots = &place.value;
-    let spec = match source {
-        "file" => RootsSpec::File(roots.file.clone()?),
-        "configMap" => {
-            let from = roots.config_map.as_ref()?;
-            let key =
-                |key: &str| !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
-            if !is_dns_label(&from.namespace) || !is_dns_subdomain(&from.name) || !key(&from.key) {
-                let what = format!(
-                    "roots: {}/{} key {:?} is no key of a ConfigMap",
-                    from.namespace, from.name, from.key
-                );
-                mistakes.at(place, what);
-                return None;
-            }
-            RootsSpec::ConfigMap {
-                namespace: from.namespace.clone(),
-                name: from.name.clone(),
-                key: from.key.clone(),
-            }
-        }
-        "clusterTrustBundle" => {
-            let name = roots.cluster_trust_bundle.clone()?;
-            // Its name begins with that of its signer, whose slash is written as a colon.
-            if !name.split(':').all(is_dns_subdomain) {
-                mistakes.at(place, format!("roots: {name:?} is no name of a ClusterTrustBundle"));
-                return None;
-            }
-            RootsSpec::ClusterTrustBundle { name }
-        }
-        "discover" => RootsSpec::Discover,
-        _ => return from_mesh(place, label, signer, common, mistakes),
-    };
-    Some(Found::Spec(spec))
-}
-
-fn from_mesh(
-    place: &Spanned<Roots>,
-    label: &str,
-    signer: Option<&KubernetesSigner>,
-    common: &Common<'_>,
-    mistakes: &mut Mistakes,
-) -> Option<Found> {
-    let Some(mesh) = common.mesh else {
-        mistakes.at(
-            place,
-            "roots: mesh needs Istio's mesh configuration, which is not read (--mesh-config-map)",
-        );
-        return None;
-    };
-    let Some(signer) = signer else {
-        let what = format!(
-            "roots: mesh needs an issuer that has a name as a Kubernetes signer (an Issuer or ClusterIssuer of {CERT_MANAGER}); signer {label:?} has none"
-        );
-        mistakes.at(place, what);
-        return None;
-    };
-    match mesh_roots(mesh, signer, common.trust_domain) {
-        Ok(found) => Some(found.map_or_else(Found::NoneInMesh, |pem| Found::Spec(RootsSpec::Pem(pem)))),
-        Err(why) => {
-            mistakes.add(why);
-            None
-        }
-    }
-}
-
-/// The roots that the mesh configuration has for a signer; `Ok(Err)` says what it lacks, `Err` what is wrong with it.
-pub(super) fn mesh_roots(
-    mesh: &Mesh,
-    signer: &KubernetesSigner,
-    trust_domain: &TrustDomain,
-) -> Result<Result<Arc<str>, String>, String> {
-    match mesh.roots(signer, trust_domain) {
-        Ok(Some(bundle)) => Ok(Ok(bundle.to_pem().into())),
-        Ok(None) => Ok(Err(format!(
-            "the mesh configuration has no root for {signer}; add one to caCertificates with `certSigners: [{signer}]`"
-        ))),
-        Err(error) => Err(format!("mesh configuration: the roots of {signer}: {error}")),
-    }
-}
-
-/// The one key of a roots mapping.
-fn one_source(roots: &Spanned<Roots>, mistakes: &mut Mistakes) -> Option<&'static str> {
-    let form = &roots.value;
-    let said = [
-        ("file", form.file.is_some()),
-        ("configMap", form.config_map.is_some()),
-        ("clusterTrustBundle", form.cluster_trust_bundle.is_some()),
-        ("mesh", form.mesh.is_some()),
-        ("discover", form.discover.is_some()),
-    ];
-    let mut named = said.iter().filter(|(_, said)| *said).map(|(name, _)| *name);
-    let (first, second) = (named.next(), named.next());
-    let refused = form.mesh == Some(false) || form.discover == Some(false);
-    if let (Some(source), None, false) = (first, second, refused) {
-        return Some(source);
-    }
-    mistakes.at(
-        roots,
-        "roots: expected a path, or exactly one of file, configMap, clusterTrustBundle, `mesh: true` and `discover: true`",
-    );
-    None
-}
-
 fn checked(form: &Spanned<String>, valid: fn(&str) -> bool, what: &str, mistakes: &mut Mistakes) -> Option<String> {
     if valid(&form.value) {
         return Some(form.value.clone());
@@ -438,7 +301,6 @@ fn is_kind(text: &str) -> bool {
     (1..=63).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
-const CERT_MANAGER: &str = "cert-manager.io";
 /// The least `spec.expirationSeconds` that the API server takes.
 pub(super) const CSR_API_MIN: Duration = Duration::from_mins(10);
 /// Longer than a person takes who watches requests come in, shorter than anybody waits for a pod.
