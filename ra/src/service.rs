@@ -195,7 +195,7 @@ impl Service {
 
     /// From what the signer gave to what the caller gets. Dropped on the way, it leaves the signer's object to a retry.
     async fn answer(&self, running: &Running, issued: Issued, asked: Asked<'_>) -> Result<Reply, Refusal> {
-        let Issued { chain, receipt } = issued;
+        let Issued { chain, receipt, ca: _ } = issued;
         let outcome = self.judge(running, &chain, asked).await;
         // Delivered, or of no use to anybody who comes back.
         receipt.settle();

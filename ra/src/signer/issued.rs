@@ -15,6 +15,9 @@ pub type IssuedChain = Vec<CertificateDer<'static>>;
 pub struct Issued {
     /// The leaf first. A root that the backend put among them is no harm: it is left out of the reply.
     pub chain: IssuedChain,
+    /// What the issuer says its CA is, in PEM. Roots come from `trust`, so nobody believes it but the discovery of roots,
+    /// where an operator chose that.
+    pub ca: Option<Vec<u8>>,
     /// To be settled once the chain was judged and is on its way.
     pub receipt: Receipt,
 }
@@ -33,6 +36,7 @@ impl From<IssuedChain> for Issued {
     fn from(chain: IssuedChain) -> Self {
         Self {
             chain,
+            ca: None,
             receipt: Receipt::default(),
         }
     }

@@ -12,6 +12,7 @@ mod issued;
 pub(crate) mod kubernetes_csr;
 pub mod local;
 pub mod object;
+mod server;
 mod set;
 
 use std::{
@@ -31,6 +32,7 @@ pub use self::{
     error::SignerError,
     gate::{Gate, GateError, GateParts, Obstacle, Outcome, Pass},
     issued::{Issued, IssuedChain, Receipt},
+    server::{ServerCsr, ServerCsrError, ServerIdentity, ServerIssuance},
     set::{Host, NotSigned, OpenError, Running, Signers, TrustHost},
 };
 use crate::policy::is_dns_subdomain;
@@ -42,6 +44,16 @@ use crate::policy::is_dns_subdomain;
 pub trait Signer: fmt::Debug + Send + Sync {
     /// Signs one request.
     fn sign(&self, issuance: Issuance) -> BoxFuture<'_, Result<Issued, SignerError>>;
+
+    /// Signs one request of the RA's own for a server of the control plane. A signer for workloads alone refuses.
+    fn sign_server(&self, issuance: ServerIssuance) -> BoxFuture<'_, Result<Issued, SignerError>> {
+        Box::pin(async move {
+            Err(SignerError::Unavailable {
+                detail: format!("it signs for workloads alone, and {} is a server", issuance.record),
+                signer: issuance.signer,
+            })
+        })
+    }
 
     /// When the chain above its leaves ends, where the signer knows its CA; for metrics and warnings.
     fn ca_not_after(&self) -> Option<SystemTime> {
@@ -118,16 +130,18 @@ impl IdempotencyKey {
     /// The public key and not the CSR: a client that signs again for its retry makes other bytes of the same request.
     /// Each part is preceded by its length, so that no two lists of parts run together to the same bytes.
     pub fn derive(cluster: Option<&str>, id: &SpiffeId, signer: &SignerName, spki_der: &[u8], ttl: Duration) -> Self {
-        let ttl = ttl.as_nanos().to_be_bytes();
-        let cluster = cluster.unwrap_or_default();
-        let mut input = Vec::with_capacity(spki_der.len() + id.as_str().len() + 128);
-        for part in [
-            cluster.as_bytes(),
+        Self::of_parts(&[
+            cluster.unwrap_or_default().as_bytes(),
             id.as_str().as_bytes(),
             signer.as_str().as_bytes(),
             spki_der,
-            &ttl,
-        ] {
+            &ttl.as_nanos().to_be_bytes(),
+        ])
+    }
+
+    fn of_parts(parts: &[&[u8]]) -> Self {
+        let mut input = Vec::with_capacity(512);
+        for part in parts {
             input.extend_from_slice(&(part.len() as u64).to_be_bytes());
             input.extend_from_slice(part);
         }

@@ -24,11 +24,12 @@ use kube::api::ObjectMeta;
 
 use self::resource::{Condition, IssuerReference, Spec};
 pub(crate) use self::{resource::CertificateRequest, runtime::RuntimeIssuer};
+use super::SignerName;
+use super::object::ask::{Ask, Purpose};
 use super::object::issuers::{self, Issuer, IssuerKind};
 use super::object::kind::Said;
 use super::object::stage::Hints;
 use super::object::{Backends, Dialect, Marks, ObjectSigner, Phase, RequestKind};
-use super::{Issuance, SignerName};
 use crate::policy::{CertManagerSpec, IssuerRef};
 
 /// A signer behind CertificateRequests.
@@ -114,9 +115,9 @@ impl Dialect for CertificateRequestDialect {
         Ok(issuer)
     }
 
-    fn draft(&self, issuer: &IssuerRef, issuance: &Issuance, marks: Marks) -> CertificateRequest {
+    fn draft(&self, issuer: &IssuerRef, ask: &Ask, marks: Marks) -> CertificateRequest {
         let mut annotations = marks.annotations;
-        annotations.insert(IDENTITIES.to_owned(), issuance.id.to_string());
+        annotations.insert(IDENTITIES.to_owned(), ask.identities.clone());
         // As in istio-csr, the operator's go on top, also over the one above.
         annotations.extend(self.annotations.clone());
         let metadata = ObjectMeta {
@@ -127,9 +128,9 @@ impl Dialect for CertificateRequestDialect {
             ..ObjectMeta::default()
         };
         let spec = Spec {
-            request: ByteString(issuance.csr.to_pem().into_bytes()),
-            duration: Some(GoDuration::from(issuance.ttl).to_string()),
-            usages: Some(USAGES.iter().map(|&usage| usage.to_owned()).collect()),
+            request: ByteString(ask.pem.as_bytes().to_vec()),
+            duration: Some(GoDuration::from(ask.ttl).to_string()),
+            usages: Some(usages(ask.purpose).iter().map(|&usage| usage.to_owned()).collect()),
             is_ca: None,
             issuer_ref: IssuerReference {
                 name: issuer.name.clone(),
@@ -190,6 +191,11 @@ impl RequestKind for CertificateRequest {
         &self.spec.request.0
     }
 
+    fn ca(&self) -> Option<&[u8]> {
+        let ca = self.status.as_ref()?.ca.as_ref()?;
+        Some(&ca.0)
+    }
+
     fn phase(&self) -> Phase<'_> {
         let Some(status) = &self.status else {
             return Phase::Pending;
@@ -236,5 +242,10 @@ fn duration(spec: &Spec) -> Option<GoDuration> {
 
 /// Who the request is for; what istio-csr writes there.
 const IDENTITIES: &str = "istio.cert-manager.io/identities";
-/// In istio-csr's order.
-const USAGES: [&str; 2] = ["client auth", "server auth"];
+/// In istio-csr's order, which asks for its own certificate without the first.
+fn usages(purpose: Purpose) -> &'static [&'static str] {
+    match purpose {
+        Purpose::Workload => &["client auth", "server auth"],
+        Purpose::Server => &["server auth"],
+    }
+}

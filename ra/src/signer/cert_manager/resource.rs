@@ -58,7 +58,7 @@ pub(crate) struct Status {
     /// The chain in PEM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) certificate: Option<ByteString>,
-    /// What the issuer says its CA is. Nothing is believed of it: roots come from `trust`.
+    /// What the issuer says its CA is. Believed only by the discovery of roots, where an operator chose that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ca: Option<ByteString>,
 }

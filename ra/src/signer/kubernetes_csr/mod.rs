@@ -23,11 +23,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ObjectMeta;
 
+use super::SignerName;
+use super::object::ask::{Ask, Purpose};
 use super::object::issuers::Issuer;
 use super::object::kind::Said;
 use super::object::stage::Hints;
 use super::object::{Backends, Dialect, Marks, ObjectSigner, Phase, RequestKind};
-use super::{Issuance, SignerName};
 use crate::policy::KubernetesCsrSpec;
 
 /// A signer behind the CSR API.
@@ -72,7 +73,7 @@ impl Dialect for CsrDialect {
         issuers.obstacle(issuer).await.map_or(Ok(()), Err)
     }
 
-    fn draft(&self, (): &(), issuance: &Issuance, marks: Marks) -> CertificateSigningRequest {
+    fn draft(&self, (): &(), ask: &Ask, marks: Marks) -> CertificateSigningRequest {
         CertificateSigningRequest {
             metadata: ObjectMeta {
                 name: Some(marks.name),
@@ -81,10 +82,10 @@ impl Dialect for CsrDialect {
                 ..ObjectMeta::default()
             },
             spec: CertificateSigningRequestSpec {
-                request: ByteString(issuance.csr.to_pem().into_bytes()),
+                request: ByteString(ask.pem.as_bytes().to_vec()),
                 signer_name: self.signer_name.clone(),
-                usages: Some(USAGES.iter().map(|&usage| usage.to_owned()).collect()),
-                expiration_seconds: Some(expiration_seconds(issuance.ttl)),
+                usages: Some(usages(ask.purpose).iter().map(|&usage| usage.to_owned()).collect()),
+                expiration_seconds: Some(expiration_seconds(ask.ttl)),
                 ..CertificateSigningRequestSpec::default()
             },
             status: None,
@@ -209,8 +210,14 @@ fn expiration_seconds(ttl: Duration) -> i32 {
     i32::try_from(ttl.max(SHORTEST).as_secs()).unwrap_or(i32::MAX)
 }
 
-/// In istiod's order.
-const USAGES: [&str; 4] = ["digital signature", "key encipherment", "server auth", "client auth"];
+/// In istiod's order, which asks for its own certificate without the last.
+fn usages(purpose: Purpose) -> &'static [&'static str] {
+    match purpose {
+        Purpose::Workload => &["digital signature", "key encipherment", "server auth", "client auth"],
+        Purpose::Server => &["digital signature", "key encipherment", "server auth"],
+    }
+}
+
 /// `spec.expirationSeconds` is refused below.
 const SHORTEST: Duration = Duration::from_mins(10);
 /// Reason of our approvals.

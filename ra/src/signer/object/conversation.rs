@@ -19,6 +19,7 @@ use rustls_pki_types::CertificateDer;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::adoption::Asker;
+use super::ask::Ask;
 use super::backends::Backends;
 use super::kind::{Phase, RequestKind};
 use super::marks::{self, End};
@@ -29,7 +30,7 @@ use super::requests::Requests;
 use super::stage::{Hints, Stage};
 use crate::kubernetes::{ApiError, Subscription, WatchTrouble};
 use crate::policy::RequestSpec;
-use crate::signer::{Issuance, Issued, IssuedChain, Receipt, Signer, SignerError, SignerName};
+use crate::signer::{Issuance, Issued, IssuedChain, Receipt, ServerIssuance, Signer, SignerError, SignerName};
 
 /// What one API, and one signer behind it, adds to the engine.
 pub(crate) trait Dialect: Debug + Send + Sync + 'static {
@@ -42,7 +43,7 @@ pub(crate) trait Dialect: Debug + Send + Sync + 'static {
     fn terms(&self) -> impl Future<Output = Result<Self::Terms, String>> + Send;
 
     /// The object to create.
-    fn draft(&self, terms: &Self::Terms, issuance: &Issuance, marks: Marks) -> Self::Object;
+    fn draft(&self, terms: &Self::Terms, ask: &Ask, marks: Marks) -> Self::Object;
 
     /// What, beside the CSR, an object asks for that `draft` does not.
     fn difference(&self, draft: &Self::Object, found: &Self::Object) -> Option<&'static str>;
@@ -81,7 +82,7 @@ pub(crate) struct ObjectSigner<D: Dialect> {
 /// One request under way.
 pub(super) struct Conversation<'a, D: Dialect> {
     pub(super) signer: &'a ObjectSigner<D>,
-    pub(super) issuance: &'a Issuance,
+    pub(super) ask: &'a Ask,
     pub(super) stage: &'a mut Stage,
     pauses: ExponentialBackoff,
 }
@@ -120,16 +121,16 @@ impl<D: Dialect> ObjectSigner<D> {
         }
     }
 
-    async fn within_deadline(&self, issuance: Issuance) -> Result<Issued, SignerError> {
+    async fn within_deadline(&self, ask: Ask) -> Result<Issued, SignerError> {
         let own = Instant::now() + self.spec.deadline;
         let mut stage = Stage::Watch;
         let conversation = Conversation {
             signer: self,
-            issuance: &issuance,
+            ask: &ask,
             stage: &mut stage,
             pauses: pauses(),
         };
-        let outcome = timeout_at(own.min(issuance.deadline), conversation.run()).await;
+        let outcome = timeout_at(own.min(ask.deadline), conversation.run()).await;
         outcome.unwrap_or_else(|_| Err(stage.overdue(&self.name, &self.dialect.hints(), self.requests.watched())))
     }
 
@@ -143,7 +144,11 @@ impl<D: Dialect> ObjectSigner<D> {
 
 impl<D: Dialect> Signer for ObjectSigner<D> {
     fn sign(&self, issuance: Issuance) -> BoxFuture<'_, Result<Issued, SignerError>> {
-        Box::pin(self.within_deadline(issuance))
+        Box::pin(self.within_deadline(Ask::from(&issuance)))
+    }
+
+    fn sign_server(&self, issuance: ServerIssuance) -> BoxFuture<'_, Result<Issued, SignerError>> {
+        Box::pin(self.within_deadline(Ask::from(&issuance)))
     }
 }
 
@@ -155,16 +160,16 @@ impl<D: Dialect> Conversation<'_, D> {
         *self.stage = Stage::Readiness;
         let terms = self.signer.dialect.terms().await;
         let terms = terms.map_err(|why| self.signer.unavailable(why))?;
-        for name in Names::of(&self.issuance.idempotency_key).all() {
+        for name in Names::of(&self.ask.idempotency_key).all() {
             // Before anything is created, so that no event can be missed.
             let mut place = self.signer.requests.subscribe(&name);
             let marks = self.marks(name);
-            let draft = self.signer.dialect.draft(&terms, self.issuance, marks);
+            let draft = self.signer.dialect.draft(&terms, self.ask, marks);
             if let Some(issued) = self.under_one_name(&draft, &mut place).await? {
                 return Ok(issued);
             }
         }
-        let names = Names::of(&self.issuance.idempotency_key);
+        let names = Names::of(&self.ask.idempotency_key);
         Err(self.signer.unavailable(format!(
             "{names} and its {} numbered names are all taken by objects that are not ours or not the same; see who makes them",
             name::MOST - 1
@@ -202,7 +207,7 @@ impl<D: Dialect> Conversation<'_, D> {
         Marks {
             name,
             labels: marks::labels(self.signer.backends.installation()),
-            annotations: marks::annotations(self.issuance, end),
+            annotations: marks::annotations(self.ask, end),
         }
     }
 
@@ -235,9 +240,10 @@ impl<D: Dialect> Conversation<'_, D> {
             return Err(self.signer.unavailable("a decision was lost".to_owned()));
         };
         let name = object.name_any();
-        match read_chain(pem, self.issuance.csr.spki_der()) {
+        match read_chain(pem, &self.ask.spki_der) {
             Ok(chain) => Ok(Issued {
                 chain,
+                ca: object.ca().map(<[u8]>::to_vec),
                 receipt: self.receipt(object, name),
             }),
             Err(why) => {

@@ -34,7 +34,7 @@ impl<D: Dialect> Conversation<'_, D> {
                     Verdict::Adopt => {
                         self.count(Event::Adopted);
                         tracing::info!(
-                            request_id = &*self.issuance.request_id,
+                            request_id = &*self.ask.request_id,
                             signer = %self.signer.name,
                             object = name,
                             "going on with the object of an earlier try"
@@ -80,7 +80,7 @@ impl<D: Dialect> Conversation<'_, D> {
     fn made(&self, made: &D::Object) {
         self.count(Event::Created);
         tracing::debug!(
-            request_id = &*self.issuance.request_id,
+            request_id = &*self.ask.request_id,
             signer = %self.signer.name,
             object = made.name_any(),
             "request created"
@@ -99,11 +99,11 @@ impl<D: Dialect> Conversation<'_, D> {
     fn taken<T>(&self, name: &str, why: &Taken) -> Option<T> {
         self.count(Event::Renamed);
         tracing::warn!(
-            request_id = &*self.issuance.request_id,
+            request_id = &*self.ask.request_id,
             signer = %self.signer.name,
             object = name,
-            namespace = self.issuance.originator.namespace,
-            service_account = self.issuance.originator.service_account,
+            namespace = self.ask.namespace,
+            service_account = self.ask.service_account,
             %why,
             "the name of a request is taken by an object that is left alone; trying the next number"
         );

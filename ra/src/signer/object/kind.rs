@@ -20,6 +20,11 @@ pub(crate) trait RequestKind:
 
     /// How far it came.
     fn phase(&self) -> Phase<'_>;
+
+    /// What the issuer says its CA is, in PEM, where the API has a place for that.
+    fn ca(&self) -> Option<&[u8]> {
+        None
+    }
 }
 
 /// How far a request came. What was decided stays decided: each later phase is the last.

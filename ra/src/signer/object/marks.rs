@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use k8s_openapi::jiff::{Timestamp, fmt::strtime};
 use kube::ResourceExt as _;
 
+use super::ask::Ask;
 use super::kind::RequestKind;
 use crate::signer::Issuance;
 
@@ -39,7 +40,23 @@ pub(crate) fn selector(installation: &str) -> String {
 }
 
 /// The annotations of an object.
-pub(crate) fn annotations(issuance: &Issuance, end: End) -> BTreeMap<String, String> {
+pub(crate) fn annotations(ask: &Ask, end: End) -> BTreeMap<String, String> {
+    let mut annotations = ask.marks.clone();
+    annotations.insert(EXPIRES_AT.to_owned(), end.to_string());
+    annotations
+}
+
+/// What is said of a server.
+pub(crate) fn of_server(record: &str, request_id: &str) -> BTreeMap<String, String> {
+    let known = [(IDENTITY, record), (REQUEST_ID, request_id)];
+    known
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
+/// What is said of a workload.
+pub(crate) fn of_workload(issuance: &Issuance) -> BTreeMap<String, String> {
     let of = &issuance.originator;
     let pod = of.pod.as_ref();
     let known = [
@@ -55,7 +72,6 @@ pub(crate) fn annotations(issuance: &Issuance, end: End) -> BTreeMap<String, Str
     known
         .into_iter()
         .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
-        .chain([(EXPIRES_AT.to_owned(), end.to_string())])
         .collect()
 }
 

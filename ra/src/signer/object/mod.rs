@@ -7,6 +7,7 @@
 //! deleted that another user created. Read in this order: [`kind`], [`marks`], [`requests`], [`adoption`], [`conversation`].
 
 pub(crate) mod adoption;
+pub(crate) mod ask;
 mod backends;
 mod conversation;
 mod decide;
