@@ -3,7 +3,7 @@
 use anyhow::Context;
 use kube::{
     Api, Client,
-    api::{ApiResource, DynamicObject, Patch, PatchParams},
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, ValidationDirective},
     core::{GroupVersionKind, TypeMeta},
     discovery::{self, Scope},
 };
@@ -26,20 +26,38 @@ impl Access {
 pub async fn apply(client: Client, text: &str) -> anyhow::Result<Vec<DynamicObject>> {
     let mut applied = Vec::new();
     for object in documents(text)? {
-        let name = object.metadata.name.clone().context("an object without a name")?;
-        let types = object
-            .types
-            .clone()
-            .with_context(|| format!("{name} has no apiVersion and kind"))?;
-        let api = api(&client, &types, object.metadata.namespace.as_deref()).await?;
-        let parameters = PatchParams::apply(MANAGER).force();
-        let answer = api
-            .patch(&name, &parameters, &Patch::Apply(&object))
-            .await
-            .with_context(|| format!("cannot apply {} {name}", types.kind))?;
-        applied.push(answer);
+        applied.push(apply_object(&client, &object).await?);
     }
     Ok(applied)
+}
+
+/// Applies one object. A field that the server does not know is an error.
+pub(super) async fn apply_object(client: &Client, object: &DynamicObject) -> anyhow::Result<DynamicObject> {
+    let (api, name, kind) = place(client, object).await?;
+    let parameters = PatchParams::apply(MANAGER)
+        .force()
+        .validation(ValidationDirective::Strict);
+    api.patch(&name, &parameters, &Patch::Apply(object))
+        .await
+        .with_context(|| format!("cannot apply {kind} {name}"))
+}
+
+/// Deletes one object, if it is there.
+pub(super) async fn delete_object(client: &Client, object: &DynamicObject) -> anyhow::Result<()> {
+    let (api, name, kind) = place(client, object).await?;
+    match api.delete(&name, &DeleteParams::default()).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("cannot delete {kind} {name}")),
+    }
+}
+
+async fn place(client: &Client, object: &DynamicObject) -> anyhow::Result<(Api<DynamicObject>, String, String)> {
+    let name = object.metadata.name.clone().context("an object without a name")?;
+    let types = object.types.clone();
+    let types = types.with_context(|| format!("{name} has no apiVersion and kind"))?;
+    let api = api(client, &types, object.metadata.namespace.as_deref()).await?;
+    Ok((api, name, types.kind))
 }
 
 /// The objects of a text.

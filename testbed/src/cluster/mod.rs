@@ -13,6 +13,7 @@ mod authority;
 mod cert_manager;
 mod compaction;
 mod component;
+pub mod deploy;
 pub mod instant_signer;
 mod istio;
 mod kubeconfig;
@@ -29,6 +30,7 @@ pub use self::{
     audit::{Audit, Mark, Request, Requests, RequestsBy},
     authority::Credential,
     component::{Component, cert_manager::NAMESPACE as CERT_MANAGER_NAMESPACE},
+    deploy::{Manifests, Places, Right},
     objects::{IssuerRef, TokenOf, USAGES, issued, unique},
     options::ClusterOptions,
     session::{down, session},
