@@ -20,3 +20,17 @@ mod object_life;
 mod replica;
 #[path = "ring_kubernetes/serving.rs"]
 mod serving;
+#[path = "ring_kubernetes/mesh.rs"]
+mod mesh;
+#[path = "ring_kubernetes/admission.rs"]
+mod admission;
+#[path = "ring_kubernetes/attack.rs"]
+mod attack;
+#[path = "ring_kubernetes/bed.rs"]
+mod bed;
+#[path = "ring_kubernetes/deploy.rs"]
+mod deploy;
+#[path = "ring_kubernetes/exercise.rs"]
+mod exercise;
+#[path = "ring_kubernetes/rights.rs"]
+mod rights;
