@@ -2,12 +2,20 @@
 //!
 //! Most tests share one cluster per run and have a namespace each; those that break a component have their own.
 
+#[path = "ring_kubernetes/admission.rs"]
+mod admission;
+#[path = "ring_kubernetes/attack.rs"]
+mod attack;
 #[path = "ring_kubernetes/bed/mod.rs"]
 mod bed;
-#[path = "ring_kubernetes/distribution.rs"]
-mod distribution;
 #[path = "ring_kubernetes/cert_manager.rs"]
 mod cert_manager;
+#[path = "ring_kubernetes/deploy.rs"]
+mod deploy;
+#[path = "ring_kubernetes/distribution.rs"]
+mod distribution;
+#[path = "ring_kubernetes/exercise.rs"]
+mod exercise;
 #[path = "ring_kubernetes/kubernetes_csr.rs"]
 mod kubernetes_csr;
 #[path = "ring_kubernetes/leader.rs"]
@@ -18,19 +26,7 @@ mod mesh;
 mod object_life;
 #[path = "ring_kubernetes/replica.rs"]
 mod replica;
-#[path = "ring_kubernetes/serving.rs"]
-mod serving;
-#[path = "ring_kubernetes/mesh.rs"]
-mod mesh;
-#[path = "ring_kubernetes/admission.rs"]
-mod admission;
-#[path = "ring_kubernetes/attack.rs"]
-mod attack;
-#[path = "ring_kubernetes/bed.rs"]
-mod bed;
-#[path = "ring_kubernetes/deploy.rs"]
-mod deploy;
-#[path = "ring_kubernetes/exercise.rs"]
-mod exercise;
 #[path = "ring_kubernetes/rights.rs"]
 mod rights;
+#[path = "ring_kubernetes/serving.rs"]
+mod serving;

@@ -8,6 +8,7 @@
 //! 3. [`csr`]: the request that carries the public key and the id, built by the agent, parsed by the RA;
 //! 4. [`Chain`] and [`Bundle`]: what a reply holds, put in order, and what it must end in;
 //! 5. [`verify_issued`] and [`Svid`]: the checks that stand between a reply and an Envoy (invariant I3);
+//!    [`verify_presented`]: whose certificate a peer shows;
 //! 6. [`Clock`]: time, passed in;
 //! 7. [`crypto`]: the only file that names a crypto provider.
 
@@ -38,4 +39,4 @@ pub use key::{KeyError, KeyType, PrivateKey};
 pub use pem::PemError;
 pub use san::SanError;
 pub use spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain};
-pub use svid::{Svid, SvidError, Validity, verify_issued};
+pub use svid::{Svid, SvidError, Validity, verify_issued, verify_presented};

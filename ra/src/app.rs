@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use ensign_daemon::readiness::Gate;
 use ensign_daemon::supervise::Signals;
-use ensign_daemon::watched_file::{FileSet, WatchMetrics};
+use ensign_daemon::watched_file::WatchMetrics;
 use ensign_daemon::{Readiness, Supervisor, addresses, http};
 use ensign_pki::{SharedClock, SystemClock, TrustDomain, crypto};
 use ensign_proto::istio::v1::auth::istio_certificate_service_server::IstioCertificateServiceServer;
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tower::util::{MapRequestLayer, MapResponseLayer};
 
-use crate::authn::{Authenticator, Jwks};
+use crate::authn;
 use crate::config::{Config, IstioConfig, KubernetesConfig};
 use crate::desk::{self, Desk, DeskParts, OpenSigners, PolicySources};
 use crate::edge;
@@ -125,21 +125,6 @@ pub async fn bind_with(config: Config, fittings: Fittings) -> anyhow::Result<Bou
         backends,
     };
 
-    let (jwks, jwks_file) = {
-        let (metrics, clock) = (metrics.clone(), Arc::clone(&clock));
-        FileSet::file(JWKS, &config.authn.jwks_file)
-            .metrics(&files)
-            .required(move |contents| {
-                let jwks = Jwks::parse(contents.bytes(0))?;
-                metrics.reloaded(JWKS, clock.now());
-                let (usable, passed_over) = (jwks.usable(), jwks.passed_over());
-                tracing::info!(usable, passed_over, "keys of the token issuer read");
-                Ok(jwks)
-            })
-            .await?
-    };
-    supervisor.spawn("jwks file", jwks_file.run(stop.clone()));
-
     let mesh_metrics = MeshMetrics::register(registry.sub_registry_with_prefix("ensign_ra"));
     let sources = policy_sources(&config, &host, &mesh_metrics, &kubernetes_metrics, &mut supervisor);
     let signers = fittings.signers.unwrap_or_else(|| Arc::new(host.clone()));
@@ -177,8 +162,27 @@ pub async fn bind_with(config: Config, fittings: Fittings) -> anyhow::Result<Bou
         ("metrics", metrics_listener.local_addr()?),
     ]);
 
+    let asks = config.authn.client_certificates;
+    let authn = authn::open(
+        config.authn,
+        authn::Host {
+            cluster: host.cluster.as_ref(),
+            kubernetes: config.kubernetes.as_ref(),
+            kubernetes_metrics: &kubernetes_metrics,
+            desk: &desk,
+            registry: registry.sub_registry_with_prefix("ensign_ra"),
+            metrics: &metrics,
+            files: &host.files,
+            clock: &clock,
+            readiness: &readiness,
+            tasks: &host.tasks,
+            stop: &stop,
+        },
+    )
+    .await?;
     let service = Service::new(Parts {
-        authn: Authenticator::new(&config.authn, jwks, Arc::clone(&clock)),
+        authn: authn.authenticator,
+        authz: authn.authorizer,
         desk,
         limits: Arc::new(Limits::new(&config.limits)),
         metrics: metrics.clone(),
@@ -189,7 +193,10 @@ pub async fn bind_with(config: Config, fittings: Fittings) -> anyhow::Result<Bou
         connections: config.limits.connections,
         ..TlsLimits::default()
     };
-    let (acceptor, incoming) = Acceptor::new(grpc, serving.server_config()?, tls_limits);
+    let (mut acceptor, incoming) = Acceptor::new(grpc, serving.server_config()?, tls_limits);
+    if asks {
+        acceptor = acceptor.ask_for_certificates(serving);
+    }
     supervisor.spawn("tls acceptor", acceptor.run(stop.clone()));
     // What a request may still need when its connection is asked to go.
     let grace = edge::PATIENCE + config.signer_timeout;
@@ -384,8 +391,6 @@ async fn follow_roots(
 
 /// Alerts on roots think in days.
 const ROOTS_LOOK: Duration = Duration::from_secs(15);
-/// What the file is called in logs and metrics.
-const JWKS: &str = "jwks";
 /// One agent asks for the certificates of one node over one connection.
 const STREAMS_PER_CONNECTION: u32 = 256;
 /// A token and a few words; the default of 16 MiB is for others.

@@ -9,7 +9,7 @@ use thiserror::Error;
 use tonic::{Code, Status};
 
 use crate::authn::AuthnError;
-use crate::authz::AuthzError;
+use crate::authz::{AuthzError, GrantError};
 use crate::desk::Closed;
 use crate::limits::LimitError;
 use crate::policy::Denial;
@@ -45,6 +45,9 @@ pub enum Refusal {
     /// Not the caller's own identity.
     #[error(transparent)]
     Authz(#[from] AuthzError),
+    /// The caller's certificate is of another signer than the one asked for.
+    #[error("{0}")]
+    OtherSigner(String),
     /// Not within the policy.
     #[error(transparent)]
     Policy(#[from] Denial),
@@ -125,11 +128,18 @@ impl Refusal {
         match self {
             Self::Limit(LimitError::QueueDeadline) => Code::DeadlineExceeded,
             Self::Limit(_) => Code::ResourceExhausted,
-            Self::Authn(_) | Self::Extras(ExtrasError::Impersonation) => Code::Unauthenticated,
+            // A server that is away says nothing about a token: such a call is to be repeated, not given up.
+            Self::Authn(error) if error.is_passing() => Code::Unavailable,
+            Self::Authz(AuthzError::Impersonation(error)) if error.is_passing() => Code::Unavailable,
+            Self::Authn(_)
+            | Self::Extras(ExtrasError::ImpersonationType)
+            | Self::Authz(AuthzError::Impersonation(_)) => Code::Unauthenticated,
             Self::Message | Self::Extras(ExtrasError::SignerType | ExtrasError::SignerName(_)) | Self::Csr(_) => {
                 Code::InvalidArgument
             }
-            Self::Authz(_) | Self::Policy(_) => Code::PermissionDenied,
+            Self::Authz(AuthzError::NoIdentity { .. } | AuthzError::NotOwn { .. })
+            | Self::OtherSigner(_)
+            | Self::Policy(_) => Code::PermissionDenied,
             Self::Closed(_) | Self::NoSigner(_) | Self::NoRoots { .. } => Code::Unavailable,
             Self::Gate { why, .. } => why.code(),
             Self::Signer(error) => error.code(),
@@ -149,6 +159,7 @@ impl Refusal {
             Self::Csr(error) => error.reason(),
             Self::Closed(_) => "no_policy",
             Self::Authz(error) => error.reason(),
+            Self::OtherSigner(_) => "certificate_of_other_signer",
             Self::Policy(error) => error.reason(),
             Self::NoSigner(_) => "no_signer",
             Self::NoRoots { source, .. } => source.reason(),
@@ -166,6 +177,15 @@ impl Refusal {
     }
 }
 
+impl From<GrantError> for Refusal {
+    fn from(error: GrantError) -> Self {
+        match error {
+            GrantError::Policy(denial) => Self::Policy(denial),
+            other @ GrantError::OtherSigner { .. } => Self::OtherSigner(other.to_string()),
+        }
+    }
+}
+
 /// The one text of each code. Nothing of a request or of our state ever becomes part of it.
 pub fn text(code: Code) -> &'static str {
     match code {
@@ -173,7 +193,7 @@ pub fn text(code: Code) -> &'static str {
         Code::Unauthenticated => "the caller could not be authenticated",
         Code::InvalidArgument => "the request is not acceptable",
         Code::PermissionDenied => "the caller may not have this certificate",
-        Code::Unavailable => "no signer is available, try again later",
+        Code::Unavailable => "no certificate can be issued now, try again later",
         Code::DeadlineExceeded => "no certificate was issued in time, try again",
         Code::FailedPrecondition => "the signer refused the request",
         _ => "no certificate could be issued",

@@ -1,8 +1,8 @@
 //! What a request says beside its CSR: the metadata of Istio's message, and the client's own deadline.
 //!
 //! Two names mean something: `CertSigner` (the signer that the workload wishes for) and `ImpersonatedIdentity`
-//! (a certificate for somebody else, which this authority refuses and never ignores). Istio's agent always sends the
-//! first, often empty. Other names are passed over and counted.
+//! (a certificate for somebody else, which `authz` grants or refuses and nobody ignores). Istio's agent always sends the
+//! first, often empty; ztunnel always the second. Other names are passed over and counted.
 
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ use crate::signer::{SignerName, SignerNameError};
 pub struct Extras {
     /// The signer wished for.
     pub signer: Option<SignerName>,
+    /// The identity of somebody else, as it was sent.
+    pub impersonated: Option<String>,
     /// How many names were passed over.
     pub unknown: usize,
 }
@@ -25,9 +27,9 @@ pub struct Extras {
 /// Why the metadata is refused.
 #[derive(Debug, Error)]
 pub enum ExtrasError {
-    /// A certificate for somebody else.
-    #[error("the request has ImpersonatedIdentity, which this authority does not grant to anybody")]
-    Impersonation,
+    /// Somebody else who is no text.
+    #[error("ImpersonatedIdentity is no string")]
+    ImpersonationType,
     /// A signer that is no text.
     #[error("CertSigner is no string")]
     SignerType,
@@ -41,15 +43,12 @@ pub fn extras(metadata: Option<&Struct>) -> Result<Extras, ExtrasError> {
     let Some(metadata) = metadata else {
         return Ok(Extras::default());
     };
-    let mut extras = Extras::default();
-    // Impersonation first: it is refused whatever else is wrong with the request.
-    if metadata
-        .fields
-        .get(IMPERSONATED_IDENTITY)
-        .is_some_and(|value| !is_empty(value))
-    {
-        return Err(ExtrasError::Impersonation);
-    }
+    // Impersonation first: what cannot be read is refused whatever else is wrong with the request.
+    let asked = metadata.fields.get(IMPERSONATED_IDENTITY);
+    let mut extras = Extras {
+        impersonated: asked.map_or(Ok(None), impersonated)?,
+        ..Extras::default()
+    };
     for (name, value) in &metadata.fields {
         match (name.as_str(), value.kind.as_ref()) {
             (CERT_SIGNER, Some(Kind::StringValue(text))) if text.is_empty() => {}
@@ -64,12 +63,12 @@ pub fn extras(metadata: Option<&Struct>) -> Result<Extras, ExtrasError> {
     Ok(extras)
 }
 
-fn is_empty(value: &Value) -> bool {
+fn impersonated(value: &Value) -> Result<Option<String>, ExtrasError> {
     match &value.kind {
-        None | Some(Kind::NullValue(_)) => true,
-        Some(Kind::StringValue(text)) => text.is_empty(),
+        None | Some(Kind::NullValue(_)) => Ok(None),
+        Some(Kind::StringValue(text)) => Ok(Some(text.clone()).filter(|text| !text.is_empty())),
         // A list or a number there means something, if not to us.
-        Some(_) => false,
+        Some(_) => Err(ExtrasError::ImpersonationType),
     }
 }
 
@@ -108,7 +107,7 @@ impl ExtrasError {
     /// The word for metrics.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Impersonation => "impersonation",
+            Self::ImpersonationType => "impersonation_type",
             Self::SignerType => "cert_signer_type",
             Self::SignerName(_) => "cert_signer_name",
         }
@@ -155,9 +154,8 @@ mod tests {
     #[test_case(&[("CertSigner", text("a/b"))], Err("cert_signer_name"); "a signer with a slash")]
     #[test_case(&[("CertSigner", text(".."))], Err("cert_signer_name"); "a signer that is a way up")]
     #[test_case(&[("CertSigner", Kind::NumberValue(1.0))], Err("cert_signer_type"); "a number")]
-    #[test_case(&[("ImpersonatedIdentity", text("spiffe://cluster.local/ns/a/sa/b"))], Err("impersonation"); "somebody else")]
-    #[test_case(&[("ImpersonatedIdentity", Kind::BoolValue(true))], Err("impersonation"); "impersonation of another type")]
-    #[test_case(&[("ImpersonatedIdentity", text("x")), ("CertSigner", text("Foo"))], Err("impersonation"); "impersonation before all")]
+    #[test_case(&[("ImpersonatedIdentity", Kind::BoolValue(true))], Err("impersonation_type"); "impersonation of another type")]
+    #[test_case(&[("ImpersonatedIdentity", Kind::BoolValue(true)), ("CertSigner", text("Foo"))], Err("impersonation_type"); "impersonation before all")]
     #[test_case(&[("ImpersonatedIdentity", text(""))], Ok(None); "an empty impersonation is none")]
     fn what_metadata_means(fields: &[(&str, Kind)], expected: Result<Option<&str>, &str>) {
         let signer = read(fields).map(|extras| extras.signer.map(|name| name.to_string()));
@@ -165,6 +163,15 @@ mod tests {
             signer.as_ref().map(Option::as_deref).map_err(|reason| *reason),
             expected
         );
+    }
+
+    #[test_case(text("spiffe://cluster.local/ns/a/sa/b"), Some("spiffe://cluster.local/ns/a/sa/b"); "an identity")]
+    #[test_case(text("spiffe://invalid"), Some("spiffe://invalid"); "whatever it is")]
+    #[test_case(text(""), None; "empty means nobody")]
+    #[test_case(Kind::NullValue(0), None; "null means nobody")]
+    fn somebody_else_is_read_and_not_judged(kind: Kind, expected: Option<&str>) {
+        let extras = read(&[("ImpersonatedIdentity", kind)]).unwrap();
+        assert_eq!(extras.impersonated.as_deref(), expected);
     }
 
     #[test]

@@ -8,7 +8,6 @@
 //! A request has one deadline, counted from its arrival: a wait in a queue leaves less for the signer. Were it otherwise,
 //! a client that sets none could wait for the sum of all bounds.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Response, Status};
 
 use crate::authn::{Authenticator, Caller};
-use crate::authz;
+use crate::authz::{self, Authorizer};
 use crate::desk::Desk;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -38,6 +37,8 @@ use crate::signer::{IdempotencyKey, Issuance, Issued, IssuedChain, Originator, P
 pub struct Parts {
     /// Who is calling.
     pub authn: Authenticator,
+    /// For whom a caller may ask.
+    pub authz: Authorizer,
     /// The policy and its signers.
     pub desk: watch::Receiver<Arc<Desk>>,
     /// What is let in at once.
@@ -66,9 +67,10 @@ struct Patience {
 struct Call {
     id: String,
     client_id: Option<String>,
-    peer: Option<SocketAddr>,
+    peer: Option<Peer>,
     patience: Patience,
     caller: Option<Caller>,
+    impersonated: Option<String>,
     grant: Option<Grant>,
     object: Option<String>,
 }
@@ -136,22 +138,33 @@ impl Service {
         message: IstioCertificateRequest,
     ) -> Result<Reply, Refusal> {
         let parts = &self.0;
-        let place = parts.limits.place(call.patience.deadline(parts.signer_timeout)).await?;
-        let caller = &*call.caller.insert(parts.authn.authenticate(metadata)?);
+        let deadline = call.patience.deadline(parts.signer_timeout);
+        let place = parts.limits.place(deadline).await?;
+        let presented = call.peer.as_ref().and_then(Peer::certificates);
+        let caller = parts.authn.authenticate(metadata, presented, Some(deadline)).await?;
+        let caller = &*call.caller.insert(caller);
         let _share = parts.limits.share(&caller.namespace, &caller.service_account)?;
         let extras = request::extras(message.metadata.as_ref())?;
         parts.metrics.unknown_metadata(extras.unknown);
+        call.impersonated = extras.impersonated;
         let csr = Csr::parse_pem(&message.csr)?;
         let desk = Arc::clone(&parts.desk.borrow());
         let desk = desk.open()?;
-        let id = authz::authorise(desk.policy.trust_domain(), caller, csr.spiffe_id())?;
-        let grant = &*call.grant.insert(desk.policy.grant(Wish {
-            namespace: &caller.namespace,
-            service_account: &caller.service_account,
+        let impersonated = call.impersonated.as_deref();
+        let trust_domain = desk.policy.trust_domain();
+        let id = parts
+            .authz
+            .authorise(trust_domain, caller, impersonated, csr.spiffe_id())
+            .await?;
+        // The identity that is issued, which with impersonation is not the caller's.
+        let wish = Wish {
+            namespace: id.namespace(),
+            service_account: id.service_account(),
             signer: extras.signer.as_ref(),
             key_type: csr.key_type(),
             ttl_seconds: message.validity_duration,
-        })?);
+        };
+        let grant = &*call.grant.insert(authz::grant(&desk.policy, caller, wish)?);
         parts.metrics.ttl_change(grant.ttl_change);
         let running = desk
             .signer(&grant.signer)
@@ -226,13 +239,16 @@ impl Service {
 }
 
 fn originator(caller: &Caller) -> Originator {
-    let pod = caller.pod.clone().zip(caller.pod_uid.clone());
+    let pod = caller.pod.clone();
     Originator {
         namespace: caller.namespace.clone(),
         service_account: caller.service_account.clone(),
-        pod: pod.map(|(name, uid)| Pod { name, uid }),
-        node: caller.node.clone(),
-        cluster: Some(caller.cluster.clone()),
+        pod: pod.map(|pod| Pod {
+            name: pod.name,
+            uid: pod.uid,
+        }),
+        node: caller.node.as_ref().map(|node| node.name.clone()),
+        cluster: caller.cluster.clone(),
     }
 }
 
@@ -260,9 +276,10 @@ impl Call {
         Self {
             id: request_id(),
             client_id: request::client_request_id(metadata).map(str::to_owned),
-            peer: request.extensions().get::<Peer>().map(|peer| peer.address),
+            peer: request.extensions().get::<Peer>().cloned(),
             patience: Patience { began, client },
             caller: None,
+            impersonated: None,
             grant: None,
             object: None,
         }
@@ -280,12 +297,15 @@ impl Call {
         tracing::info!(
             request_id = self.id,
             client_request_id = self.client_id,
-            peer = self.peer.map(tracing::field::display),
+            peer = self.peer.as_ref().map(|peer| tracing::field::display(peer.address)),
             namespace = caller.map(|caller| &caller.namespace),
             service_account = caller.map(|caller| &caller.service_account),
-            pod = caller.and_then(|caller| caller.pod.as_ref()),
-            node = caller.and_then(|caller| caller.node.as_ref()),
+            pod = caller.and_then(|caller| caller.pod.as_ref()).map(|pod| &pod.name),
+            node = caller.and_then(|caller| caller.node.as_ref()).map(|node| &node.name),
+            cluster = caller.and_then(|caller| caller.cluster.as_ref()),
+            proof = caller.map(|caller| caller.proof.as_str()),
             token_id = caller.and_then(|caller| caller.token_id.as_ref()),
+            impersonated = self.impersonated.as_deref().map(bounded),
             signer = grant.map(|grant| tracing::field::display(&grant.signer)),
             chosen_by = grant.map(|grant| grant.chosen_by.as_str()),
             object = self.object,
@@ -303,12 +323,15 @@ impl Call {
         tracing::warn!(
             request_id = self.id,
             client_request_id = self.client_id,
-            peer = self.peer.map(tracing::field::display),
+            peer = self.peer.as_ref().map(|peer| tracing::field::display(peer.address)),
             namespace = caller.map(|caller| &caller.namespace),
             service_account = caller.map(|caller| &caller.service_account),
-            pod = caller.and_then(|caller| caller.pod.as_ref()),
-            node = caller.and_then(|caller| caller.node.as_ref()),
+            pod = caller.and_then(|caller| caller.pod.as_ref()).map(|pod| &pod.name),
+            node = caller.and_then(|caller| caller.node.as_ref()).map(|node| &node.name),
+            cluster = caller.and_then(|caller| caller.cluster.as_ref()),
+            proof = caller.map(|caller| caller.proof.as_str()),
             token_id = caller.and_then(|caller| caller.token_id.as_ref()),
+            impersonated = self.impersonated.as_deref().map(bounded),
             signer = grant.map(|grant| tracing::field::display(&grant.signer)),
             chosen_by = grant.map(|grant| grant.chosen_by.as_str()),
             object = self.object,
@@ -323,6 +346,11 @@ impl Call {
     fn took_ms(&self) -> u64 {
         u64::try_from(self.patience.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
+}
+
+/// What a caller sent, for the log.
+fn bounded(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(256).collect()
 }
 
 fn changed(change: TtlChange) -> Option<&'static str> {

@@ -141,7 +141,7 @@ pub fn verify_issued(
     for certificate in chain.iter() {
         check_times(certificate, now)?;
     }
-    check_path(chain, anchors, now)?;
+    check_path(chain, anchors, now, BothUsages)?;
     Ok(Validity {
         not_before: leaf.not_before(),
         not_after: chain
@@ -153,11 +153,33 @@ pub fn verify_issued(
     })
 }
 
-fn check_names(leaf: &Certificate, id: &SpiffeId) -> Result<(), SvidError> {
+/// Whose certificate a peer presented: the one id of a leaf that may authenticate clients, good now, under one of
+/// `anchors`. That the peer has its key is for TLS to prove.
+pub fn verify_presented(chain: &Chain, anchors: &Bundle, now: SystemTime) -> Result<SpiffeId, SvidError> {
+    let leaf = chain.leaf();
+    if leaf.is_ca() {
+        return Err(SvidError::CaLeaf);
+    }
+    let id = single_id(leaf)?;
+    if leaf.usages().client_auth != Some(true) {
+        return Err(SvidError::MissingEku);
+    }
+    for certificate in chain.iter() {
+        check_times(certificate, now)?;
+    }
+    check_path(chain, anchors, now, KeyUsage::client_auth())?;
+    Ok(id)
+}
+
+fn single_id(leaf: &Certificate) -> Result<SpiffeId, SvidError> {
     let [value] = leaf.sans() else {
         return Err(SvidError::SanExtensions(leaf.sans().len()));
     };
-    let seen = san::single_id(value).map_err(SvidError::Names)?;
+    san::single_id(value).map_err(SvidError::Names)
+}
+
+fn check_names(leaf: &Certificate, id: &SpiffeId) -> Result<(), SvidError> {
+    let seen = single_id(leaf)?;
     if seen == *id {
         Ok(())
     } else {
@@ -191,7 +213,12 @@ fn check_times(certificate: &Certificate, now: SystemTime) -> Result<(), SvidErr
     Ok(())
 }
 
-fn check_path(chain: &Chain, anchors: &Bundle, now: SystemTime) -> Result<(), SvidError> {
+fn check_path(
+    chain: &Chain,
+    anchors: &Bundle,
+    now: SystemTime,
+    usage: impl ExtendedKeyUsageValidator,
+) -> Result<(), SvidError> {
     // webpki does not ask whether an issuer's key usage allows signing; BoringSSL does.
     if let Some(wrong) = chain.intermediates().iter().find(|c| !c.is_issuer()) {
         return Err(SvidError::Path(format!(
@@ -210,7 +237,7 @@ fn check_path(chain: &Chain, anchors: &Bundle, now: SystemTime) -> Result<(), Sv
             &roots,
             &intermediates,
             UnixTime::since_unix_epoch(since_epoch),
-            BothUsages,
+            usage,
             None,
             None,
         )
@@ -235,7 +262,7 @@ fn explain(error: webpki::Error, chain: &Chain, anchors: &Bundle, now: SystemTim
         Error::UnknownIssuer | Error::InvalidSignatureForPublicKey => {}
         Error::RequiredEkuNotFoundContext(_) => {
             return SvidError::Path(
-                "an issuer restricts extended key usages, expected none or both serverAuth and clientAuth".to_owned(),
+                "a certificate restricts extended key usages, expected none or those of its use".to_owned(),
             );
         }
         other => return SvidError::Path(other.to_string()),
@@ -348,7 +375,7 @@ impl Svid {
 
     /// Whether it would also pass under these anchors now. For the order of a root rotation.
     pub fn verifies_under(&self, anchors: &Bundle, now: SystemTime) -> Result<(), SvidError> {
-        check_path(&self.chain, anchors, now)
+        check_path(&self.chain, anchors, now, BothUsages)
     }
 }
 

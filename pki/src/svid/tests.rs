@@ -395,3 +395,37 @@ fn the_provider_is_the_one_of_this_build() {
     crypto::install_default();
     assert!(rustls::crypto::CryptoProvider::get_default().is_some());
 }
+
+fn presented(change: impl FnOnce(&mut CertificateParams)) -> &'static str {
+    let root = Ca::root("root");
+    let leaf = root.leaf_with(&key(), change);
+    match verify_presented(&chain(&[&leaf]), &bundle(&[&root]), now()) {
+        Ok(seen) => {
+            assert_eq!(seen, id());
+            "ok"
+        }
+        Err(error) => error.reason(),
+    }
+}
+
+#[test_case(|_| {}, "ok" ; "as issued")]
+#[test_case(|p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth], "ok" ; "client only")]
+#[test_case(|p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth], "missing_eku" ; "server only")]
+#[test_case(|p| p.extended_key_usages = vec![], "missing_eku" ; "no extended key usage")]
+#[test_case(|p| p.subject_alt_names = vec![], "wrong_san" ; "no name")]
+#[test_case(|p| p.subject_alt_names.push(uri("spiffe://cluster.local/ns/foo/sa/other")), "wrong_san" ; "two ids")]
+#[test_case(|p| p.subject_alt_names.push(SanType::DnsName("example.com".try_into().unwrap())), "wrong_san" ; "a dns name more")]
+#[test_case(|p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained), "ca_leaf" ; "ca")]
+#[test_case(|p| valid(p, now() - 2 * HOUR, now() - HOUR), "expired" ; "expired")]
+#[test_case(|p| valid(p, now() + HOUR, now() + 2 * HOUR), "not_yet_valid" ; "not yet valid")]
+fn a_presented_certificate_names_its_bearer_or_nobody(change: fn(&mut CertificateParams), verdict: &str) {
+    assert_eq!(presented(change), verdict);
+}
+
+#[test]
+fn a_presented_certificate_counts_under_its_own_root_only() {
+    let (ours, theirs) = (Ca::root("root"), Ca::root("root"));
+    let leaf = theirs.leaf(&key());
+    let error = verify_presented(&chain(&[&leaf]), &bundle(&[&ours]), now()).unwrap_err();
+    assert_eq!(error.reason(), "foreign_root");
+}

@@ -2,41 +2,25 @@
 //!
 //! Times are judged by the clock that is handed in, with a leeway; issuer and audience are exact. The `sub` names the
 //! account, and the Kubernetes claims must tell the same story: a token whose parts disagree is refused, not read in
-//! the way that suits best. Tokens without Kubernetes claims (the unbound ones of old) are refused.
+//! the way that suits best. Tokens without Kubernetes claims (the ones of old) are refused, and so are those whose life
+//! hangs on a Secret or a Node, which nobody here looks after.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 use thiserror::Error;
 
+use super::caller::{Bound, NodeRef};
+use super::subject::Subject;
 use crate::policy::{is_dns_label, is_dns_subdomain};
 
-/// What the operator expects of each token.
+/// What the operator expects of each token, whoever issued it.
 #[derive(Debug, Clone)]
 pub struct Expectations {
-    /// The exact `iss`.
-    pub issuer: String,
     /// A token is for us if its audience holds one of these.
     pub audiences: Vec<String>,
     /// How far clocks may be apart.
     pub leeway: Duration,
-}
-
-/// Whom a token speaks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Subject {
-    pub(super) namespace: String,
-    pub(super) service_account: String,
-    pub(super) pod: Option<Named>,
-    pub(super) node: Option<String>,
-    pub(super) token_id: Option<String>,
-}
-
-/// A name with the uid that tells it from a later namesake.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Named {
-    pub(super) name: String,
-    pub(super) uid: String,
 }
 
 /// Why the claims of a token with a good signature are refused.
@@ -46,8 +30,13 @@ pub enum ClaimsError {
     #[error("its claims cannot be read ({0}); expected a Kubernetes service account token")]
     Form(String),
     /// Issued by somebody else.
-    #[error("its issuer is {0:?}, expected the one of --token-issuer")]
-    Issuer(String),
+    #[error("its issuer is {seen:?}, expected {expected:?}")]
+    Issuer {
+        /// Its `iss`.
+        seen: String,
+        /// The issuer of the cluster.
+        expected: String,
+    },
     /// Meant for somebody else.
     #[error("its audience is {0:?}, expected one of --token-audiences")]
     Audience(Vec<String>),
@@ -70,6 +59,9 @@ pub enum ClaimsError {
         /// What the subject says.
         expected: String,
     },
+    /// It lives as long as an object that nobody here looks after.
+    #[error("it is bound to a {0} and to no pod, expected a pod's token or one that is bound to nothing")]
+    Binding(&'static str),
     /// A name that Kubernetes would not have given.
     #[error("its {claim} {seen:?} is no Kubernetes name")]
     Name {
@@ -109,6 +101,8 @@ struct Kubernetes {
     pod: Option<Reference>,
     #[serde(default)]
     node: Option<Reference>,
+    #[serde(default)]
+    secret: Option<serde::de::IgnoredAny>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -118,12 +112,20 @@ struct Reference {
     uid: String,
 }
 
-/// Reads the claims of a token whose signature was verified.
-pub(super) fn check(payload: &[u8], expected: &Expectations, now: SystemTime) -> Result<Subject, ClaimsError> {
+/// Reads the claims of a token whose signature was verified with a key of `issuer`.
+pub(super) fn check(
+    payload: &[u8],
+    issuer: &str,
+    expected: &Expectations,
+    now: SystemTime,
+) -> Result<Subject, ClaimsError> {
     let claims: Claims =
         super::strict_json::parse(payload).map_err(|error| ClaimsError::Form(bounded(&error.to_string())))?;
-    if claims.iss != expected.issuer {
-        return Err(ClaimsError::Issuer(bounded(&claims.iss)));
+    if claims.iss != issuer {
+        return Err(ClaimsError::Issuer {
+            seen: bounded(&claims.iss),
+            expected: bounded(issuer),
+        });
     }
     let audience = match claims.aud {
         Audience::One(one) => vec![one],
@@ -165,11 +167,16 @@ fn subject(sub: &str, kubernetes: Kubernetes, token_id: Option<String>) -> Resul
     )?;
     name("subject", namespace, is_dns_label)?;
     name("subject", account, is_dns_subdomain)?;
+    match (&kubernetes.pod, &kubernetes.node, &kubernetes.secret) {
+        (_, _, Some(_)) => return Err(ClaimsError::Binding("Secret")),
+        (None, Some(_), None) => return Err(ClaimsError::Binding("Node")),
+        (None, None, None) | (Some(_), _, None) => {}
+    }
     let pod = match kubernetes.pod {
         Some(pod) => {
             name("kubernetes.io.pod.name", &pod.name, is_dns_subdomain)?;
             name("kubernetes.io.pod.uid", &pod.uid, is_dns_subdomain)?;
-            Some(Named {
+            Some(Bound {
                 name: pod.name,
                 uid: pod.uid,
             })
@@ -179,13 +186,15 @@ fn subject(sub: &str, kubernetes: Kubernetes, token_id: Option<String>) -> Resul
     let node = match kubernetes.node {
         Some(node) => {
             name("kubernetes.io.node.name", &node.name, is_dns_subdomain)?;
-            Some(node.name)
+            let uid = Some(node.uid).filter(|uid| is_dns_subdomain(uid));
+            Some(NodeRef { name: node.name, uid })
         }
         None => None,
     };
     Ok(Subject {
         namespace: namespace.to_owned(),
         service_account: account.to_owned(),
+        account_uid: Some(kubernetes.serviceaccount.uid).filter(|uid| !uid.is_empty()),
         pod,
         node,
         token_id: token_id.map(|id| bounded(&id)),
@@ -226,12 +235,13 @@ impl ClaimsError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Form(_) => "token_claims",
-            Self::Issuer(_) => "token_issuer",
+            Self::Issuer { .. } => "token_issuer",
             Self::Audience(_) => "token_audience",
             Self::Expired(_) => "token_expired",
             Self::NotYetValid(_) => "token_not_yet_valid",
             Self::Subject(_) => "token_subject",
             Self::Disagrees { .. } => "token_disagrees",
+            Self::Binding(_) => "token_binding",
             Self::Name { .. } => "token_name",
         }
     }
@@ -262,12 +272,17 @@ mod tests {
 
     fn verdict(claims: &Value) -> Result<Subject, &'static str> {
         let expected = Expectations {
-            issuer: "https://kubernetes.default.svc".to_owned(),
             audiences: vec!["other".to_owned(), "istio-ca".to_owned()],
             leeway: Duration::from_secs(10),
         };
         let now = UNIX_EPOCH + Duration::from_secs(NOW);
-        check(claims.to_string().as_bytes(), &expected, now).map_err(|error| error.reason())
+        check(
+            claims.to_string().as_bytes(),
+            "https://kubernetes.default.svc",
+            &expected,
+            now,
+        )
+        .map_err(|error| error.reason())
     }
 
     #[test]
@@ -276,7 +291,9 @@ mod tests {
         assert_eq!((&*subject.namespace, &*subject.service_account), ("foo", "httpbin"));
         let pod = subject.pod.unwrap();
         assert_eq!((&*pod.name, &*pod.uid), ("httpbin-1", "2-3"));
-        assert_eq!(subject.node.as_deref(), Some("node-1.example"));
+        let node = subject.node.unwrap();
+        assert_eq!((&*node.name, node.uid.as_deref()), ("node-1.example", Some("4")));
+        assert_eq!(subject.account_uid.as_deref(), Some("1"));
         assert_eq!(subject.token_id.as_deref(), Some("6a8f"));
     }
 
@@ -301,18 +318,31 @@ mod tests {
     #[test_case("/kubernetes.io/pod/name", json!(""), "token_name"; "a pod without name")]
     #[test_case("/kubernetes.io/pod/uid", json!(""), "token_name"; "a pod without uid")]
     #[test_case("/kubernetes.io/node/name", json!("a b"), "token_name"; "a node that is no name")]
+    #[test_case("/kubernetes.io/pod", json!(null), "token_binding"; "a token that is bound to a node")]
+    #[test_case("/kubernetes.io/secret", json!({"name": "x", "uid": "5"}), "token_binding"; "a token that is bound to a Secret")]
     #[test_case("/kubernetes.io", json!(null), "token_claims"; "no Kubernetes claims")]
     fn what_does_not_hold_is_refused(pointer: &str, value: Value, reason: &str) {
         let mut claims = claims();
-        *claims.pointer_mut(pointer).unwrap() = value;
+        let (parent, member) = pointer.rsplit_once('/').unwrap();
+        claims.pointer_mut(parent).unwrap()[member] = value;
         assert_eq!(verdict(&claims).unwrap_err(), reason);
+    }
+
+    #[test]
+    fn a_token_that_is_bound_to_nothing_is_its_accounts() {
+        let mut claims = claims();
+        let kubernetes = claims["kubernetes.io"].as_object_mut().unwrap();
+        kubernetes.remove("pod");
+        kubernetes.remove("node");
+        let subject = verdict(&claims).unwrap();
+        assert_eq!((subject.pod, subject.node), (None, None));
     }
 
     #[test_case("/aud", json!("istio-ca"); "one audience as text")]
     #[test_case("/aud", json!(["vault", "istio-ca"]); "ours among others")]
     #[test_case("/exp", json!(NOW - 9); "expired within the leeway")]
     #[test_case("/nbf", json!(NOW + 10); "early within the leeway")]
-    #[test_case("/kubernetes.io/pod", json!(null); "a token that is bound to no pod")]
+    #[test_case("/kubernetes.io/node", json!(null); "a token of an older API server, which names no node")]
     fn what_holds_is_accepted(pointer: &str, value: Value) {
         let mut claims = claims();
         *claims.pointer_mut(pointer).unwrap() = value;

@@ -1,180 +1,149 @@
-//! Who is calling: the workload behind a bearer token, judged offline against a JWKS file.
+//! Who is calling: the workload behind a bearer token, or behind a certificate of ours.
 //!
-//! Promises a [`Caller`] only for a token that the cluster's issuer signed for us and that is valid now. The JWKS is
-//! reloaded live; one request sees one set of keys. Nothing that the caller sends beside the token says who it is:
-//! `clusterid` may only agree. What the caller is told is a fixed text; the reason is for our log and names no part of
-//! the token but its `kid`.
+//! Promises a [`Caller`] only for a token that the API server of the cluster vouches for now, in one of three ways
+//! ([`Mode`]), or for a certificate that one of our signers issued, where the operator allows those. Nothing that the
+//! caller sends beside the credential says who it is: `clusterid` only says whose word to ask. A good token wins over a
+//! certificate. What the caller is told is a fixed text; the reason is for our log. docs/authentication.md compares the
+//! modes.
 
+mod caller;
+mod certificate;
 mod claims;
+mod clusters;
+mod credentials;
+mod error;
+mod informer;
 mod jwks;
+mod live;
+mod metrics;
+mod offline;
+mod open;
+mod review;
 mod strict_json;
+mod subject;
 mod token;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::time::Duration;
 
-use ensign_pki::SharedClock;
-use thiserror::Error;
-use tokio::sync::watch;
+use rustls_pki_types::CertificateDer;
+use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 
+pub use caller::{Bound, Caller, CertificateProof, NodeRef, Proof};
+pub use certificate::CertificateError;
 pub use claims::{ClaimsError, Expectations};
+pub use clusters::{Clusters, NoPods};
+pub use error::AuthnError;
 pub use jwks::{Jwks, JwksError};
+pub use live::{Live, LiveError, Pod, Pods};
+pub use open::{Host, OpenError, Opened, open};
+pub use review::{CacheConfig, ReviewError};
 pub use token::TokenError;
+
+#[cfg(test)]
+pub(crate) use live::testing;
+
+pub(crate) use live::Look;
+
+use self::certificate::Certificates;
+use self::metrics::AuthnMetrics;
+use crate::authz::TrustedAccounts;
 
 /// Who is let in.
 #[derive(Debug, Clone)]
 pub struct AuthnConfig {
-    /// The issuer's public keys.
-    pub jwks_file: PathBuf,
+    /// How tokens are judged.
+    pub mode: Mode,
     /// What a token must say.
     pub tokens: Expectations,
     /// The name of this cluster.
     pub cluster_id: String,
+    /// Other names of clusters, each with the one that it stands for.
+    pub cluster_aliases: BTreeMap<String, String>,
+    /// What is remembered of reviews.
+    pub cache: CacheConfig,
+    /// How long the API server may take to judge a token.
+    pub patience: Duration,
+    /// Whether remote clusters are taken from Istio's remote secrets.
+    pub remote_clusters: bool,
+    /// Whether certificates of ours are credentials.
+    pub client_certificates: bool,
+    /// Accounts that may ask for pods on their node.
+    pub trusted_node_accounts: TrustedAccounts,
 }
 
-/// A workload that proved who it is.
+/// How tokens are judged.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its service account.
-    pub service_account: String,
-    /// Its pod, if the token is bound to one.
-    pub pod: Option<String>,
-    /// The pod's uid.
-    pub pod_uid: Option<String>,
-    /// The node that the pod runs on.
-    pub node: Option<String>,
-    /// The cluster that vouches for it.
-    pub cluster: String,
-    /// The token's own name (`jti`), for an audit; not a secret.
-    pub token_id: Option<String>,
-}
-
-/// Why a caller is not let in.
-#[derive(Debug, Error)]
-pub enum AuthnError {
-    /// No token.
-    #[error("the call has no authorization metadata")]
-    NoToken,
-    /// More than one: which would count?
-    #[error("the call has {0} authorization values, expected one")]
-    ManyTokens(usize),
-    /// Something else than a bearer token.
-    #[error("the authorization metadata is no bearer token")]
-    NotBearer,
-    /// The token is not to be believed.
-    #[error("the token is refused: {0}")]
-    Token(TokenError),
-    /// The token is genuine and does not let its bearer in.
-    #[error("the token is refused: {0}")]
-    Claims(ClaimsError),
-    /// The caller says that it belongs to a cluster that we do not know.
-    #[error("the caller claims cluster {seen:?}, we know {known:?} only")]
-    Cluster {
-        /// What it claims.
-        seen: String,
-        /// What we know.
-        known: String,
+pub enum Mode {
+    /// By their signature alone, with no API server.
+    JwksFile {
+        /// The issuer's public keys.
+        path: PathBuf,
+        /// The exact `iss`.
+        issuer: String,
     },
-    /// Two clusters in one call.
-    #[error("the call has {0} clusterid values, expected at most one")]
-    ManyClusters(usize),
+    /// By the API server's TokenReview.
+    TokenReview,
+    /// By their signature and informers.
+    Informer {
+        /// The exact `iss`; the API server's own word without it.
+        issuer: Option<String>,
+    },
 }
 
-/// Tells who is calling.
+/// Tells who is calling. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Authenticator {
-    jwks: watch::Receiver<Arc<Jwks>>,
-    expectations: Arc<Expectations>,
-    cluster_id: Arc<str>,
-    clock: SharedClock,
+    clusters: Clusters,
+    certificates: Option<Certificates>,
+    patience: Duration,
+    metrics: AuthnMetrics,
 }
 
 // === impl Authenticator ===
 
 impl Authenticator {
-    /// With keys that are reloaded behind the receiver.
-    pub fn new(config: &AuthnConfig, jwks: watch::Receiver<Arc<Jwks>>, clock: SharedClock) -> Self {
-        Self {
-            jwks,
-            expectations: Arc::new(config.tokens.clone()),
-            cluster_id: config.cluster_id.as_str().into(),
-            clock,
+    /// Judges the metadata of a call, and the certificates of its connection if there are any, within the client's own
+    /// time.
+    pub async fn authenticate(
+        &self,
+        metadata: &MetadataMap,
+        presented: Option<&[CertificateDer<'_>]>,
+        deadline: Option<Instant>,
+    ) -> Result<Caller, AuthnError> {
+        let by_token = self.by_token(metadata, deadline).await;
+        let outcome =
+            match (by_token, &self.certificates, presented) {
+                (Err(token), Some(certificates), Some(presented)) => certificates
+                    .judge(presented, &self.clusters)
+                    .map_err(|certificate| AuthnError::Certificate {
+                        token: Box::new(token),
+                        certificate,
+                    }),
+                (by_token, _, _) => by_token,
+            };
+        if let Ok(caller) = &outcome {
+            self.metrics.caller(&caller.proof);
         }
+        outcome
     }
 
-    /// Judges the metadata of a call.
-    pub fn authenticate(&self, metadata: &MetadataMap) -> Result<Caller, AuthnError> {
-        let cluster = self.cluster(metadata)?;
-        let token = bearer(metadata)?;
-        let jwks = Arc::clone(&self.jwks.borrow());
-        let payload = token::verify(token, &jwks).map_err(AuthnError::Token)?;
-        let subject = claims::check(&payload, &self.expectations, self.clock.now()).map_err(AuthnError::Claims)?;
-        let (pod, pod_uid) = subject.pod.map(|pod| (pod.name, pod.uid)).unzip();
-        Ok(Caller {
-            namespace: subject.namespace,
-            service_account: subject.service_account,
-            pod,
-            pod_uid,
-            node: subject.node,
-            cluster,
-            token_id: subject.token_id,
-        })
-    }
-
-    fn cluster(&self, metadata: &MetadataMap) -> Result<String, AuthnError> {
-        let known = || self.cluster_id.to_string();
-        let mut values = metadata.get_all("clusterid").iter();
-        let Some(value) = values.next() else { return Ok(known()) };
-        let more = values.count();
-        if more > 0 {
-            return Err(AuthnError::ManyClusters(more + 1));
-        }
-        match value.to_str() {
-            Ok("") => Ok(known()),
-            Ok(seen) if *seen == *self.cluster_id => Ok(known()),
-            other => Err(AuthnError::Cluster {
-                seen: other.unwrap_or("(not ASCII)").chars().take(80).collect(),
-                known: known(),
-            }),
-        }
+    async fn by_token(&self, metadata: &MetadataMap, deadline: Option<Instant>) -> Result<Caller, AuthnError> {
+        let claimed = credentials::claimed_cluster(metadata)?;
+        let token = credentials::bearer(metadata)?;
+        let member = self.clusters.find(claimed.as_deref())?;
+        let own = Instant::now() + self.patience;
+        // Our answer, with its reason, comes before the client's time is over.
+        let until = deadline.map_or(own, |deadline| {
+            own.min(deadline.checked_sub(MARGIN).unwrap_or(deadline))
+        });
+        member.judge(token, until).await
     }
 }
 
-fn bearer(metadata: &MetadataMap) -> Result<&str, AuthnError> {
-    let mut values = metadata.get_all("authorization").iter();
-    let value = values.next().ok_or(AuthnError::NoToken)?;
-    let more = values.count();
-    if more > 0 {
-        return Err(AuthnError::ManyTokens(more + 1));
-    }
-    let text = value.to_str().map_err(|_| AuthnError::NotBearer)?;
-    let (scheme, token) = text.split_once(' ').ok_or(AuthnError::NotBearer)?;
-    let token = token.trim_matches(' ');
-    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() {
-        return Err(AuthnError::NotBearer);
-    }
-    Ok(token)
-}
-
-// === impl AuthnError ===
-
-impl AuthnError {
-    /// The word for metrics.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::NoToken => "no_token",
-            Self::ManyTokens(_) => "many_tokens",
-            Self::NotBearer => "not_bearer",
-            Self::Token(error) => error.reason(),
-            Self::Claims(error) => error.reason(),
-            Self::Cluster { .. } => "unknown_cluster",
-            Self::ManyClusters(_) => "many_clusters",
-        }
-    }
-}
+const MARGIN: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
 mod tests;

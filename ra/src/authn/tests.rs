@@ -1,12 +1,16 @@
 //! Who is let in, by the metadata of a call.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ensign_pki::Clock;
 use ensign_testkit::tokens::{self, AUDIENCE, Claims, ISSUER, TokenMint};
 use test_case::test_case;
+use tokio::sync::watch;
 use tonic::metadata::MetadataValue;
 
+use super::clusters::{Judge, Member, Remotes};
+use super::offline::Offline;
 use super::*;
 
 const NOW: u64 = 1_800_000_000;
@@ -32,19 +36,34 @@ fn keys_of(issuer: &TokenMint) -> Jwks {
     Jwks::parse(tokens::jwks(&[issuer]).as_bytes()).unwrap()
 }
 
+/// By a JWKS file that holds the keys of `issuer`, in a cluster with a remote one that knows no token.
 fn authenticator(issuer: &TokenMint) -> (Authenticator, watch::Sender<Arc<Jwks>>) {
-    let config = AuthnConfig {
-        jwks_file: PathBuf::new(),
-        tokens: Expectations {
-            issuer: ISSUER.to_owned(),
-            audiences: vec![AUDIENCE.to_owned()],
-            leeway: Duration::from_secs(10),
-        },
-        cluster_id: "Kubernetes".to_owned(),
+    let expected = Arc::new(Expectations {
+        audiences: vec![AUDIENCE.to_owned()],
+        leeway: Duration::from_secs(10),
+    });
+    let member = |id: &str, jwks| {
+        let offline = Offline::new(jwks, ISSUER.to_owned(), Arc::clone(&expected), Arc::new(At(now())));
+        Member::new(id.into(), Judge::Offline(offline), None)
     };
     let (sender, jwks) = watch::channel(Arc::new(keys_of(issuer)));
-    let clock = Arc::new(At(now()));
-    (Authenticator::new(&config, jwks, clock), sender)
+    let no_keys = watch::channel(Arc::new(Jwks::default())).1;
+    let remotes = Remotes::connected([("remote".to_owned(), member("remote", no_keys))])
+        .and_refused("broken", "secret istio-system/a: its kubeconfig has exec")
+        .and_connecting("absent", "no route to host");
+    let aliases = [("alias", "Kubernetes"), ("far", "remote"), ("nowhere", "none")];
+    let aliases = aliases.map(|(alias, id)| (alias.to_owned(), id.to_owned()));
+    let authenticator = Authenticator {
+        clusters: Clusters::new(
+            member("Kubernetes", jwks),
+            aliases.into(),
+            watch::channel(Arc::new(remotes)).1,
+        ),
+        certificates: None,
+        patience: Duration::from_secs(1),
+        metrics: AuthnMetrics::default(),
+    };
+    (authenticator, sender)
 }
 
 fn metadata(pairs: &[(&'static str, &str)]) -> MetadataMap {
@@ -55,7 +74,7 @@ fn metadata(pairs: &[(&'static str, &str)]) -> MetadataMap {
     metadata
 }
 
-fn verdict(pairs: &[(&'static str, &str)]) -> Result<Caller, &'static str> {
+async fn verdict(pairs: &[(&'static str, &str)]) -> Result<Caller, AuthnError> {
     let issuer = TokenMint::es256("a");
     let token = issuer.mint(&claims());
     let pairs: Vec<_> = pairs
@@ -64,24 +83,27 @@ fn verdict(pairs: &[(&'static str, &str)]) -> Result<Caller, &'static str> {
         .collect();
     let pairs: Vec<_> = pairs.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let (authenticator, _keys) = authenticator(&issuer);
-    authenticator
-        .authenticate(&metadata(&pairs))
-        .map_err(|error| error.reason())
+    authenticator.authenticate(&metadata(&pairs), None, None).await
 }
 
-#[test]
-fn a_caller_is_all_that_its_token_says() {
-    let caller = verdict(&[("authorization", "Bearer TOKEN")]).unwrap();
+#[tokio::test]
+async fn a_caller_is_all_that_its_token_says() {
+    let caller = verdict(&[("authorization", "Bearer TOKEN")]).await.unwrap();
     assert_eq!((&*caller.namespace, &*caller.service_account), ("foo", "httpbin"));
-    assert_eq!(caller.pod.as_deref(), Some("httpbin-0"));
+    let (pod, node) = (caller.pod.unwrap(), caller.node.unwrap());
+    let claims = claims();
+    let claimed = &claims.json()["kubernetes.io"];
     assert_eq!(
-        caller.pod_uid.as_deref(),
-        claims().json()["kubernetes.io"]["pod"]["uid"].as_str()
+        (&*pod.name, Some(&*pod.uid)),
+        ("httpbin-0", claimed["pod"]["uid"].as_str())
     );
-    assert_eq!(caller.node.as_deref(), Some("node-a"));
     assert_eq!(
-        (&*caller.cluster, caller.token_id.as_deref()),
-        ("Kubernetes", claims().json()["jti"].as_str())
+        (&*node.name, node.uid.as_deref()),
+        ("node-a", claimed["node"]["uid"].as_str())
+    );
+    assert_eq!(
+        (caller.cluster.as_deref(), caller.token_id.as_deref(), caller.proof),
+        (Some("Kubernetes"), claims.json()["jti"].as_str(), Proof::Signature)
     );
 }
 
@@ -95,29 +117,54 @@ fn a_caller_is_all_that_its_token_says() {
 #[test_case(&[("authorization", "Bearer abc")], "token_form"; "no JWT")]
 #[test_case(&[("authorization", "Bearer TOKEN"), ("clusterid", "other")], "unknown_cluster"; "another cluster")]
 #[test_case(&[("authorization", "Bearer TOKEN"), ("clusterid", "kubernetes")], "unknown_cluster"; "another case")]
-#[test_case(&[("authorization", "Bearer TOKEN"), ("clusterid", ""), ("clusterid", "")], "many_clusters"; "two clusters")]
-fn who_is_not_let_in(pairs: &[(&'static str, &str)], reason: &str) {
-    assert_eq!(verdict(pairs).unwrap_err(), reason);
+#[test_case(&[("authorization", "Bearer TOKEN"), ("clusterid", ""), ("clusterid", "")], "many_clusters"; "two clusters, which upstream takes for none")]
+#[test_case(&[("authorization", "Bearer TOKEN"), ("clusterid", "nowhere")], "unknown_cluster"; "an alias of nothing")]
+#[test_case(&[("authorization", "Bearer TOKEN"), ("clusterid", "remote")], "token_kid_unknown"; "a token under the name of a cluster that does not know it")]
+#[test_case(&[("authorization", "Bearer TOKEN"), ("clusterid", "far")], "token_kid_unknown"; "the same by an alias of it")]
+#[test_case(&[("authorization", "Bearer TOKEN"), ("clusterid", "broken")], "cluster_refused"; "a cluster whose secret is refused")]
+#[test_case(&[("authorization", "Bearer TOKEN"), ("clusterid", "absent")], "cluster_away"; "a cluster that is not connected")]
+#[tokio::test]
+async fn who_is_not_let_in(pairs: &[(&'static str, &str)], reason: &str) {
+    assert_eq!(verdict(pairs).await.unwrap_err().reason(), reason);
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_away_is_no_bad_token() {
+    let mut pairs = vec![("authorization", "Bearer TOKEN"), ("clusterid", "absent")];
+    assert!(verdict(&pairs).await.unwrap_err().is_passing());
+    pairs[1].1 = "broken";
+    assert!(!verdict(&pairs).await.unwrap_err().is_passing());
+}
+
+#[tokio::test]
+async fn an_unknown_cluster_is_told_with_those_that_are_known() {
+    let error = verdict(&[("authorization", "Bearer TOKEN"), ("clusterid", "x")])
+        .await
+        .unwrap_err();
+    let text = error.to_string();
+    for name in ["\"x\"", "Kubernetes", "remote", "broken", "absent"] {
+        assert!(text.contains(name), "{text}");
+    }
 }
 
 #[test_case(&[("authorization", "bearer TOKEN")]; "lower case")]
 #[test_case(&[("authorization", "BEARER TOKEN")]; "upper case")]
 #[test_case(&[("authorization", "Bearer TOKEN"), ("clusterid", "")]; "an empty cluster")]
 #[test_case(&[("authorization", "Bearer TOKEN"), ("clusterid", "Kubernetes")]; "our cluster")]
-fn who_is_let_in(pairs: &[(&'static str, &str)]) {
-    verdict(pairs).unwrap();
+#[test_case(&[("authorization", "Bearer TOKEN"), ("clusterid", "alias")]; "an alias of our cluster")]
+#[tokio::test]
+async fn who_is_let_in(pairs: &[(&'static str, &str)]) {
+    verdict(pairs).await.unwrap();
 }
 
-#[test]
-fn new_keys_count_from_the_next_call() {
+#[tokio::test]
+async fn new_keys_count_from_the_next_call() {
     let (old, new) = (TokenMint::es256("a"), TokenMint::es256("b"));
     let (authenticator, keys) = authenticator(&old);
     let token = format!("Bearer {}", new.mint(&claims()));
     let call = metadata(&[("authorization", &token)]);
-    assert_eq!(
-        authenticator.authenticate(&call).unwrap_err().reason(),
-        "token_kid_unknown"
-    );
+    let refused = authenticator.authenticate(&call, None, None).await.unwrap_err();
+    assert_eq!(refused.reason(), "token_kid_unknown");
     keys.send_replace(Arc::new(keys_of(&new)));
-    authenticator.authenticate(&call).unwrap();
+    authenticator.authenticate(&call, None, None).await.unwrap();
 }

@@ -164,7 +164,7 @@ impl Config {
         // A cluster whose settings are wrong counts as one: that mistake was noted already.
         let has_kubernetes = !matches!(kubernetes, Ok(None));
         let mesh = args.mesh.check(c, policy_file.is_some(), has_kubernetes);
-        let authn = args.tokens.check(c);
+        let authn = args.tokens.check(c, has_kubernetes);
         let listen = args.listen.check(c);
         let serving = args.serving.check(c);
         let limits = args.limits.check(c);

@@ -6,6 +6,7 @@ use test_case::test_case;
 use tonic::Code;
 
 use super::*;
+use crate::authn::Mode;
 use crate::policy::{IstioSettings, SignerChoice};
 
 const LEAST: [&str; 9] = [
@@ -40,6 +41,7 @@ fn the_least_that_runs() {
 fn every_mistake_is_reported_at_once() {
     let line = [
         "x",
+        "--authn=jwks-file",
         "--grpc-addr=here",
         "--max-in-flight=0",
         "--clock-skew=10",
@@ -74,6 +76,73 @@ fn the_serving_certificate_has_one_source() {
         let error = read(more).unwrap_err().to_string();
         assert!(error.contains(name), "{error}");
     }
+}
+
+/// With an API server and no JWKS file.
+fn in_cluster(more: &[&str]) -> Result<Config, ConfigError> {
+    let least = [
+        "ensign-ra",
+        "--policy-file=/p",
+        "--serving-ca-dir=/s",
+        "--kubernetes=in-cluster",
+    ];
+    match Command::read(least.iter().chain(more))? {
+        Command::Run(config) => Ok(*config),
+        Command::Print(text) => panic!("{text}"),
+    }
+}
+
+#[test]
+fn the_way_to_judge_tokens_follows_from_what_is_there() {
+    assert!(matches!(read(&[]).unwrap().authn.mode, Mode::JwksFile { .. }));
+    assert_eq!(in_cluster(&[]).unwrap().authn.mode, Mode::TokenReview);
+    let informer = in_cluster(&["--authn=informer", "--token-issuer=i"]).unwrap();
+    assert_eq!(
+        informer.authn.mode,
+        Mode::Informer {
+            issuer: Some("i".to_owned())
+        }
+    );
+    let whole = in_cluster(&[
+        "--remote-clusters",
+        "--enable-client-cert-authenticator=true",
+        "--cluster-aliases= a=Kubernetes , b=remote",
+        "--ca-trusted-node-accounts=istio-system/ztunnel",
+    ]);
+    let authn = whole.unwrap().authn;
+    assert!(authn.remote_clusters && authn.client_certificates);
+    assert_eq!(
+        authn.cluster_aliases.into_iter().collect::<Vec<_>>(),
+        [
+            ("a".to_owned(), "Kubernetes".to_owned()),
+            ("b".to_owned(), "remote".to_owned())
+        ]
+    );
+    assert!(authn.trusted_node_accounts.contains("istio-system", "ztunnel"));
+}
+
+#[test_case("--authn=oidc", "--authn"; "an unknown mode")]
+#[test_case("--jwks-file=/j --authn=informer", "--jwks-file"; "keys for a mode that has others")]
+#[test_case("--token-issuer=i", "--token-issuer"; "an issuer for a review")]
+#[test_case("--authn=jwks-file", "--token-issuer"; "a file without an issuer")]
+#[test_case("--cluster-aliases=a", "--cluster-aliases"; "an alias of nothing")]
+#[test_case("--cluster-aliases=a=b,a=c", "--cluster-aliases"; "an alias of two")]
+#[test_case("--cluster-aliases=Kubernetes=b", "--cluster-aliases"; "an alias that is our own name")]
+#[test_case("--ca-trusted-node-accounts=ztunnel", "--ca-trusted-node-accounts (CA_TRUSTED_NODE_ACCOUNTS)"; "an account without a namespace")]
+#[test_case("--remote-clusters=perhaps", "--remote-clusters"; "no boolean")]
+#[test_case("--token-cache-ttl=10", "--token-cache-ttl"; "a duration without a unit")]
+#[test_case("--authn-timeout=0s", "--authn-timeout"; "no time at all")]
+#[test_case("--jwks-file=/j --token-issuer=i --remote-clusters", "--remote-clusters"; "one file for many clusters")]
+#[test_case("--kubernetes=off", "--authn"; "a review without a server")]
+#[test_case("--kubernetes=off --authn=informer", "--authn"; "informers without a server")]
+#[test_case("--kubernetes=off --jwks-file=/j --token-issuer=i --remote-clusters", "--remote-clusters"; "remote secrets without a server")]
+#[test_case("--kubernetes=off --jwks-file=/j --token-issuer=i --ca-trusted-node-accounts=a/b", "--ca-trusted-node-accounts"; "pods without a server")]
+fn settings_that_do_not_go_together(more: &str, name: &str) {
+    let least = ["ensign-ra", "--policy-file=/p", "--serving-ca-dir=/s"];
+    let error = Command::read(least.into_iter().chain(more.split(' ')))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains(name), "{error}");
 }
 
 #[test]

@@ -302,6 +302,16 @@ impl Backoff {
 
 // === impl Watched ===
 
+#[cfg(test)]
+impl Watched {
+    /// One whose state a test tells, synced at first.
+    pub(crate) fn told() -> (impl Fn(WatchState), Self) {
+        let told = |state| Told { state, trouble: None };
+        let (tell, seen) = watch::channel(told(WatchState::Synced));
+        (move |state| _ = tell.send_replace(told(state)), Self(seen))
+    }
+}
+
 impl Watched {
     /// How it fares now.
     pub fn state(&self) -> WatchState {

@@ -12,6 +12,8 @@ mod home;
 mod meter;
 mod secret;
 mod store;
+#[cfg(test)]
+pub(crate) mod testing;
 mod trust_bundle;
 
 pub use client::{Cluster, ClusterSource, ConnectError, connect};

@@ -7,6 +7,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::authz::AuthzError;
 use crate::refusal::Refusal;
 
 /// istiod counts without the suffix `_total`, which OpenMetrics counters must have, so these are gauges that only rise:
@@ -85,7 +86,9 @@ impl Istiod {
 
     pub(super) fn refused(&self, refusal: &Refusal) {
         match refusal {
-            Refusal::Authn(_) | Refusal::Extras(_) => self.authentication_failures.inc(),
+            Refusal::Authn(_) | Refusal::Extras(_) | Refusal::Authz(AuthzError::Impersonation(_)) => {
+                self.authentication_failures.inc()
+            }
             Refusal::Csr(_) => self.csr_parsing_errors.inc(),
             Refusal::NoSigner(_)
             | Refusal::NoRoots { .. }
@@ -103,6 +106,7 @@ impl Istiod {
             | Refusal::Limit(_)
             | Refusal::Closed(_)
             | Refusal::Authz(_)
+            | Refusal::OtherSigner(_)
             | Refusal::Policy(_)
             | Refusal::ClientDeadline => 0,
         };

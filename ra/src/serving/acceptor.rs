@@ -29,7 +29,10 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::TlsConnection;
+use super::{
+    Serving, TlsConnection,
+    client_certificates::{Possession, asking},
+};
 
 /// Bounds of the listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +79,8 @@ struct Turn {
 pub struct Acceptor {
     listener: TcpListener,
     tls: Arc<ServerConfig>,
+    /// Asks each peer for a certificate, if there is one to ask for.
+    asks: Option<Arc<Serving>>,
     limits: TlsLimits,
     ready: mpsc::Sender<TlsConnection>,
 }
@@ -110,11 +115,20 @@ impl Acceptor {
             Self {
                 listener,
                 tls,
+                asks: None,
                 limits,
                 ready,
             },
             Incoming(incoming),
         )
+    }
+
+    /// Asks each peer for a certificate; none is refused here.
+    pub fn ask_for_certificates(self, serving: Serving) -> Self {
+        Self {
+            asks: Some(Arc::new(serving)),
+            ..self
+        }
     }
 
     /// Accepts until `stop`. Handshakes under way are dropped then.
@@ -155,6 +169,15 @@ impl Acceptor {
         }
     }
 
+    /// Settings for one connection, and what its handshake proves.
+    fn tls(&self) -> Result<(Arc<ServerConfig>, Option<Arc<Possession>>), rustls::Error> {
+        let Some(serving) = &self.asks else {
+            return Ok((Arc::clone(&self.tls), None));
+        };
+        let (config, possession) = asking(Arc::clone(serving) as _)?;
+        Ok((config, Some(possession)))
+    }
+
     /// One handshake, owning all that it needs.
     fn handshake(
         &self,
@@ -163,18 +186,25 @@ impl Acceptor {
         place: OwnedSemaphorePermit,
         turn: impl Future<Output = Option<Turn>> + Send + 'static,
     ) -> impl Future<Output = ()> + Send + 'static {
-        let (tls, limit, ready) = (Arc::clone(&self.tls), self.limits.handshake_timeout, self.ready.clone());
+        let (tls, limit, ready) = (self.tls(), self.limits.handshake_timeout, self.ready.clone());
         async move {
             prepare(&stream, address);
             let Ok(Some(turn)) = timeout(TURN_PATIENCE, turn).await else {
                 tracing::debug!(peer = %address, "closed: its turn for a handshake did not come");
                 return;
             };
+            let (tls, possession) = match tls {
+                Ok(tls) => tls,
+                Err(error) => return tracing::warn!(%error, "TLS cannot be set up for a connection"),
+            };
             match timeout(limit, TlsAcceptor::from(tls).accept(stream)).await {
                 Ok(Ok(stream)) => {
                     drop(turn);
+                    let proven = possession.is_some_and(|possession| possession.is_proven());
                     // An error says that the server is gone; the connection goes with it.
-                    _ = ready.send(TlsConnection::new(stream, address, place, limit)).await;
+                    _ = ready
+                        .send(TlsConnection::new(stream, address, proven, place, limit))
+                        .await;
                 }
                 Ok(Err(error)) => tracing::debug!(peer = %address, %error, "handshake failed"),
                 Err(_) => tracing::debug!(peer = %address, ?limit, "handshake timed out"),

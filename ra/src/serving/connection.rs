@@ -8,10 +8,12 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
+use rustls_pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -30,11 +32,13 @@ pub struct TlsConnection {
     _place: OwnedSemaphorePermit,
 }
 
-/// Who is at the other end, as the network tells it: for logs and limits, never for identity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Who is at the other end.
+#[derive(Clone, Debug)]
 pub struct Peer {
-    /// Address and port.
+    /// Address and port, as the network tells them: for logs and limits, never for identity.
     pub address: SocketAddr,
+    /// The certificates that it showed, leaf first, if it was asked and has the leaf's key. Nobody looked at them yet.
+    certificates: Option<Arc<[CertificateDer<'static>]>>,
 }
 
 /// What is still missing of a peer's first words.
@@ -44,16 +48,27 @@ struct Opening {
     patience: Pin<Box<Sleep>>,
 }
 
+impl Peer {
+    /// The certificates that it showed.
+    pub fn certificates(&self) -> Option<&[CertificateDer<'static>]> {
+        self.certificates.as_deref()
+    }
+}
+
 impl TlsConnection {
+    /// `proven`: whether the peer has the key of the certificate that it showed.
     pub(super) fn new(
         stream: TlsStream<TcpStream>,
         address: SocketAddr,
+        proven: bool,
         place: OwnedSemaphorePermit,
         patience: Duration,
     ) -> Self {
+        let shown = stream.get_ref().1.peer_certificates().filter(|_| proven);
+        let certificates = shown.map(|shown| shown.iter().cloned().map(CertificateDer::into_owned).collect());
         Self {
             stream,
-            peer: Peer { address },
+            peer: Peer { address, certificates },
             opening: Some(Opening {
                 bytes: PREFACE,
                 patience: Box::pin(sleep(patience)),
@@ -78,7 +93,7 @@ impl Connected for TlsConnection {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        self.peer
+        self.peer.clone()
     }
 }
 

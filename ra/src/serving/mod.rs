@@ -8,6 +8,7 @@
 
 mod acceptor;
 mod ca_secret;
+mod client_certificates;
 mod connection;
 mod files;
 mod handover;
@@ -236,12 +237,11 @@ impl Serving {
 
     /// Settings for a TLS listener that always shows the certificate of the moment.
     pub fn server_config(&self) -> Result<Arc<ServerConfig>, ServingError> {
-        let versions = [&rustls::version::TLS13, &rustls::version::TLS12];
         let mut config = ServerConfig::builder_with_provider(crypto::provider())
-            .with_protocol_versions(&versions)?
+            .with_protocol_versions(VERSIONS)?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(self.clone()));
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.alpn_protocols = vec![ALPN.to_vec()];
         Ok(Arc::new(config))
     }
 
@@ -283,6 +283,10 @@ impl fmt::Debug for Serving {
             .finish_non_exhaustive()
     }
 }
+
+/// What is spoken.
+const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
+const ALPN: &[u8] = b"h2";
 
 // === impl Face ===
 

@@ -8,13 +8,16 @@
 //! accepts duplicate members and wants its cryptography installed process-wide: what would be left of it is the split
 //! at the dots. The cryptography is `ensign_pki::crypto`'s.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+mod shape;
+
 use ensign_pki::crypto::{CryptoError, JwsAlgorithm};
 use serde::Deserialize;
 use thiserror::Error;
 
+use self::shape::{MAX_TOKEN_BYTES, decode, split};
 use super::jwks::Jwks;
+
+pub(super) use self::shape::claimed_end;
 
 /// Why a token is not to be believed. No variant holds a part of the token other than its `kid`.
 #[derive(Debug, Error)]
@@ -34,8 +37,8 @@ pub enum TokenError {
     /// It names no key.
     #[error("its header has no kid")]
     NoKeyId,
-    /// It names a key that is not in the file.
-    #[error("its kid {0:?} is not in the JWKS file; were the issuer's keys rotated?")]
+    /// It names a key that the issuer does not have, as far as we know.
+    #[error("its kid {0:?} is not among the issuer's keys; were they rotated?")]
     UnknownKey(String),
     /// The key is of another type than the algorithm.
     #[error("its algorithm does not go with key {0:?}")]
@@ -56,15 +59,8 @@ struct Header {
 
 /// Verifies the signature and returns the payload: bytes that the issuer signed, not yet read.
 pub(super) fn verify(token: &str, jwks: &Jwks) -> Result<Vec<u8>, TokenError> {
-    if token.len() > MAX_TOKEN_BYTES {
-        return Err(TokenError::Length(token.len()));
-    }
-    let (signed, signature) = token.rsplit_once('.').ok_or(TokenError::Form("it has no dots"))?;
-    let (header, payload) = signed.split_once('.').ok_or(TokenError::Form("it has one dot"))?;
-    if payload.contains('.') {
-        return Err(TokenError::Form("it has more than two dots"));
-    }
-    let header = decode(header)?;
+    let parts = split(token)?;
+    let header = decode(parts.header)?;
     // `"crit": null` is a crit too, so its name is looked for and not its value.
     let members: serde_json::Map<String, serde_json::Value> = super::strict_json::parse(&header)
         .map_err(|_| TokenError::Form("its header is no JSON object, or a member occurs twice"))?;
@@ -86,19 +82,13 @@ pub(super) fn verify(token: &str, jwks: &Jwks) -> Result<Vec<u8>, TokenError> {
     let Some(key) = jwks.find(&kid) else {
         return Err(TokenError::UnknownKey(shown));
     };
-    let signature = decode(signature)?;
-    key.verify(algorithm, signed.as_bytes(), &signature)
+    let signature = decode(parts.signature)?;
+    key.verify(algorithm, parts.signed.as_bytes(), &signature)
         .map_err(|error| match error {
             CryptoError::Algorithm => TokenError::KeyType(shown),
             _ => TokenError::Signature(shown),
         })?;
-    decode(payload)
-}
-
-fn decode(part: &str) -> Result<Vec<u8>, TokenError> {
-    URL_SAFE_NO_PAD
-        .decode(part)
-        .map_err(|_| TokenError::Form("a part is no base64url"))
+    decode(parts.payload)
 }
 
 // === impl TokenError ===
@@ -118,9 +108,6 @@ impl TokenError {
         }
     }
 }
-
-/// A pod's token has about 1.2 kB (RS256); a cluster's largest stay far below.
-const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! Which tokens are believed.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ensign_testkit::tokens::{self, Claims, TokenMint};
 use serde_json::{Value, json};
 use test_case::test_case;
