@@ -39,4 +39,4 @@ pub use key::{KeyError, KeyType, PrivateKey};
 pub use pem::PemError;
 pub use san::SanError;
 pub use spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain};
-pub use svid::{Svid, SvidError, Validity, verify_issued, verify_presented};
+pub use svid::{ServerNames, Svid, SvidError, Validity, verify_issued, verify_presented, verify_server};

@@ -5,6 +5,8 @@
 //! every certificate of the chain is valid now, and the chain ends in a root of the bundle. Each way to fail has a
 //! reason of its own. [`Svid`] joins a private key to a chain that passed; nothing else can be pushed.
 
+mod server;
+
 use std::{
     fmt,
     sync::Arc,
@@ -17,6 +19,7 @@ use webpki::{
 };
 use zeroize::Zeroizing;
 
+pub use self::server::{ServerNames, verify_server};
 use crate::{
     bundle::Bundle,
     certificate::Certificate,
@@ -52,6 +55,15 @@ pub enum SvidError {
     /// Server or client authentication is missing.
     #[error("the leaf lacks an extended key usage, expected both serverAuth and clientAuth")]
     MissingEku,
+    /// A server's certificate for clients only.
+    #[error("the leaf restricts its extended key usage and lacks serverAuth")]
+    MissingServerEku,
+    /// A server's certificate lacks a name that was asked for.
+    #[error("the leaf lacks the name {0}, which was asked for; does the signer allow it?")]
+    MissingName(String),
+    /// A server's certificate holds an id that nobody asked for.
+    #[error("the leaf holds the URI {0:?}, which was not asked for")]
+    ForeignName(String),
     /// Envoy refuses to use such a key in TLS.
     #[error("the key usage of the leaf lacks digitalSignature")]
     MissingKeyUsage,
@@ -98,6 +110,9 @@ impl SvidError {
             Self::WrongKey => "wrong_key",
             Self::WrongId { .. } | Self::Names(_) | Self::SanExtensions(_) => "wrong_san",
             Self::MissingEku => "missing_eku",
+            Self::MissingServerEku => "missing_server_eku",
+            Self::MissingName(_) => "missing_name",
+            Self::ForeignName(_) => "foreign_name",
             Self::MissingKeyUsage => "missing_key_usage",
             Self::Expired { .. } => "expired",
             Self::NotYetValid { .. } => "not_yet_valid",
@@ -142,7 +157,12 @@ pub fn verify_issued(
         check_times(certificate, now)?;
     }
     check_path(chain, anchors, now, BothUsages)?;
-    Ok(Validity {
+    Ok(validity(chain))
+}
+
+fn validity(chain: &Chain) -> Validity {
+    let leaf = chain.leaf();
+    Validity {
         not_before: leaf.not_before(),
         not_after: chain
             .iter()
@@ -150,7 +170,7 @@ pub fn verify_issued(
             .min()
             .unwrap_or(leaf.not_after()),
         serial: leaf.serial().to_owned(),
-    })
+    }
 }
 
 /// Whose certificate a peer presented: the one id of a leaf that may authenticate clients, good now, under one of
