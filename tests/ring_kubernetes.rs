@@ -16,6 +16,8 @@ mod deploy;
 mod distribution;
 #[path = "ring_kubernetes/exercise.rs"]
 mod exercise;
+#[path = "ring_kubernetes/istio.rs"]
+mod istio;
 #[path = "ring_kubernetes/kubernetes_csr.rs"]
 mod kubernetes_csr;
 #[path = "ring_kubernetes/leader.rs"]
@@ -28,5 +30,7 @@ mod object_life;
 mod replica;
 #[path = "ring_kubernetes/rights.rs"]
 mod rights;
+#[path = "ring_kubernetes/seed_000.rs"]
+mod seed_000;
 #[path = "ring_kubernetes/serving.rs"]
 mod serving;

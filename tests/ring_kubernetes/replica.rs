@@ -21,7 +21,6 @@ use kube::core::GroupVersionKind;
 use prometheus_client::registry::Registry;
 use serde_json::json;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Who an RA is in one test: a user with exactly the rights that its signers need, and an installation.

@@ -27,7 +27,6 @@ use rustls::{
 use serde_json::json;
 use tokio::io::duplex;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-use tokio_util::sync::CancellationToken;
 
 type Result<T = ()> = anyhow::Result<T>;
 
