@@ -178,7 +178,7 @@ async fn one_leads_and_another_follows_however_it_ends() -> Result {
     assert_ne!(holder(&bed, &namespace).await?, "istio-csr-0_uuid");
 
     // The API server stops answering: nobody leads before anybody else could; then it goes on.
-    bed.pause(Component::ApiServer)?;
+    bed.pause(Component::ApiServer).await?;
     tokio::time::timeout(PATIENCE, leading.wait_for(|leads| !leads)).await??;
     assert_eq!(*last.count.borrow(), 1);
     bed.resume(Component::ApiServer)?;

@@ -148,14 +148,29 @@ impl Cluster {
         ended.map(drop)
     }
 
-    /// Stops it in its tracks (SIGSTOP): connections stay open, nobody answers.
-    pub fn pause(&self, component: Component) -> anyhow::Result<()> {
-        self.signal(component, Signal::STOP)
+    /// Stops it in its tracks (SIGSTOP): connections stay open, nobody answers. Returns once it stands still.
+    pub async fn pause(&self, component: Component) -> anyhow::Result<()> {
+        let pid = self.signal(component, Signal::STOP)?;
+        // The thread that is to stop the others may be the last to get a processor.
+        wait::until_true(&format!("{component} to stand still"), PATIENCE, async || {
+            let tasks =
+                std::fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("{component} has ended"))?;
+            let mut states = tasks
+                .flatten()
+                .map(|task| std::fs::read_to_string(task.path().join("stat")));
+            // `<id> (<name>) <state> …`; the name may hold anything. A thread that has just ended does nothing either.
+            Ok(states.all(|stat| {
+                stat.map_or(true, |stat| {
+                    stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+                })
+            }))
+        })
+        .await
     }
 
     /// Lets it go on.
     pub fn resume(&self, component: Component) -> anyhow::Result<()> {
-        self.signal(component, Signal::CONT)
+        self.signal(component, Signal::CONT).map(drop)
     }
 
     /// Starts it again after its end, with the same ports and data. Does not wait until it answers.
@@ -219,12 +234,14 @@ impl Cluster {
             .with_context(|| format!("this cluster has no {component}, or another task ends it just now"))
     }
 
-    fn signal(&self, component: Component, signal: Signal) -> anyhow::Result<()> {
+    /// Returns its process id.
+    fn signal(&self, component: Component, signal: Signal) -> anyhow::Result<u32> {
         let programs = self.programs.lock();
-        programs
+        let program = programs
             .get(&component)
-            .with_context(|| format!("this cluster has no {component}"))?
-            .signal(signal)
+            .with_context(|| format!("this cluster has no {component}"))?;
+        program.signal(signal)?;
+        program.pid()
     }
 }
 

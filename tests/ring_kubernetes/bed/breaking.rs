@@ -74,7 +74,7 @@ async fn an_api_server_that_pauses_answers_later_and_one_that_stops_ends_its_wat
     let bed = Cluster::start(options).await?;
     let maps = Api::<ConfigMap>::all(bed.admin());
     maps.list(&ListParams::default()).await?;
-    bed.pause(Component::ApiServer)?;
+    bed.pause(Component::ApiServer).await?;
     let asked = tokio::spawn(async move { maps.list(&ListParams::default()).await });
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     ensure!(!asked.is_finished(), "answered while it was paused");
