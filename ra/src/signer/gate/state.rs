@@ -133,14 +133,14 @@ impl State {
 
     /// Somebody wants in.
     pub(super) fn arrive(&mut self, namespace: &str, now: Instant) -> Result<Arrival, GateError> {
-        let nobody_waits = self.queue.is_empty();
-        // Those who wait already are kept for when it closes; the first of them is the probe.
-        if !self.breaker.is_closed() && !(nobody_waits && self.breaker.lets_in()) {
+        // Those who wait already are kept for when it closes, and the first of them is the probe.
+        if !self.breaker.is_closed() && !(self.queue.is_empty() && self.breaker.lets_in()) {
             return Err(GateError::CircuitOpen {
                 why: self.breaker.why(),
             });
         }
-        if nobody_waits && self.obstacle(now).is_none() {
+        // Then nobody waits either: all who could were let in just now.
+        if self.obstacle(now).is_none() {
             return Ok(Arrival::In(self.let_in(Duration::ZERO, now)));
         }
         let queue = self.limits.queue;

@@ -148,6 +148,38 @@ async fn who_comes_too_late_is_told_so() {
     assert_eq!(rig.counts(), (0.0, 0.0));
 }
 
+/// On real threads: clients that are aborted wherever they happen to be lose no place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn aborted_clients_lose_no_place() {
+    let rig = rig(limits(3, 10_000, None));
+    for _ in 0..20 {
+        let mut clients = JoinSet::new();
+        let aborts: Vec<_> = (0..200)
+            .map(|number| {
+                let gate = Arc::clone(&rig.gate);
+                clients.spawn(async move {
+                    let pass = gate.enter(["a", "b", "c"][number % 3], Instant::now() + HOUR).await?;
+                    for _ in 0..fastrand::u32(0..4) {
+                        tokio::task::yield_now().await;
+                    }
+                    pass.finish(Outcome::Answered);
+                    Ok::<_, GateError>(())
+                })
+            })
+            .collect();
+        for abort in aborts.iter().filter(|_| fastrand::bool()) {
+            abort.abort();
+            tokio::task::yield_now().await;
+        }
+        while let Some(client) = clients.join_next().await {
+            assert!(client.is_err() || client.is_ok_and(|outcome| outcome.is_ok()));
+        }
+    }
+    assert_eq!(rig.counts(), (0.0, 0.0));
+    let all = join_all((0..3).map(|_| rig.enter("a"))).await;
+    assert!(all.iter().all(Result::is_ok));
+}
+
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_at_once_all_get_through() {
     let rig = rig(SignerLimits::default());
