@@ -18,6 +18,16 @@ mod distribution;
 mod exercise;
 #[path = "ring_kubernetes/istio.rs"]
 mod istio;
+#[path = "ring_kubernetes/authn.rs"]
+mod authn;
+#[path = "ring_kubernetes/authority.rs"]
+mod authority;
+#[path = "ring_kubernetes/bed/mod.rs"]
+mod bed;
+#[path = "ring_kubernetes/clusters.rs"]
+mod clusters;
+#[path = "ring_kubernetes/impersonation.rs"]
+mod impersonation;
 #[path = "ring_kubernetes/kubernetes_csr.rs"]
 mod kubernetes_csr;
 #[path = "ring_kubernetes/leader.rs"]
