@@ -19,6 +19,8 @@ mod authority;
 mod ca;
 #[path = "ring_ra/capacity.rs"]
 mod capacity;
+#[path = "ring_ra/certificates.rs"]
+mod certificates;
 #[path = "ring_ra/clients.rs"]
 mod clients;
 #[path = "ring_ra/outcomes.rs"]

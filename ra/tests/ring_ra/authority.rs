@@ -19,6 +19,7 @@ use ensign_ra::trust::{Roots, Trust};
 use ensign_testkit::tokens::{self, Claims, ISSUER, TokenMint};
 use futures::future::BoxFuture;
 use hyper_util::rt::TokioIo;
+use rustls::client::ResolvesClientCert;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::Value;
@@ -117,9 +118,13 @@ impl Authority {
 
     /// One with the signers that the policy says. `FOLDER` in it is a folder for them.
     pub(crate) async fn start_real(policy: &str) -> Self {
+        Self::start_real_with(policy, &[]).await
+    }
+
+    pub(crate) async fn start_real_with(policy: &str, more: &[&str]) -> Self {
         let tokens = TokenMint::es256("a");
         let keys = tokens::jwks(&[&tokens]);
-        Self::start_in(tokens, &keys, None, policy, &[]).await
+        Self::start_in(tokens, &keys, None, policy, more).await
     }
 
     async fn start_whole(tokens: TokenMint, jwks: &str, roots: &str, policy: &str, more: &[&str]) -> Self {
@@ -200,7 +205,11 @@ impl Authority {
     }
 
     pub(crate) async fn send(&self, ask: Ask) -> Result<Vec<String>, Status> {
-        let mut client = IstioCertificateServiceClient::new(self.channel().await);
+        Self::send_over(self.channel().await, ask).await
+    }
+
+    pub(crate) async fn send_over(channel: Channel, ask: Ask) -> Result<Vec<String>, Status> {
+        let mut client = IstioCertificateServiceClient::new(channel);
         let response = client.create_certificate(ask.into_request()).await?;
         assert!(response.metadata().contains_key("x-request-id"));
         Ok(response.into_inner().cert_chain)
@@ -212,6 +221,15 @@ impl Authority {
     }
 
     pub(crate) async fn channel_with(&self, versions: &[&'static rustls::SupportedProtocolVersion]) -> Channel {
+        self.channel_as(versions, Arc::new(Nothing)).await
+    }
+
+    /// A connection that shows a client certificate, if it is asked for one.
+    pub(crate) async fn channel_as(
+        &self,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+        presents: Arc<dyn ResolvesClientCert>,
+    ) -> Channel {
         let root = CertificateDer::from_pem_file(self.folder.path().join("serving-root.pem")).unwrap();
         let mut roots = rustls::RootCertStore::empty();
         roots.add(root).unwrap();
@@ -219,7 +237,7 @@ impl Authority {
             .with_protocol_versions(versions)
             .unwrap()
             .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_client_cert_resolver(presents);
         tls.alpn_protocols = vec![b"h2".to_vec()];
         let connector = tokio_rustls::TlsConnector::from(Arc::new(tls));
         let address = self.addresses["grpc"];
@@ -345,6 +363,20 @@ fn config(folder: &TempDir, more: &[&str]) -> Config {
 fn write_policy(folder: &TempDir, policy: &str) {
     let text = policy.replace("FOLDER", &folder.path().display().to_string());
     std::fs::write(folder.path().join("policy.yaml"), text).unwrap();
+}
+
+/// Shows no certificate.
+#[derive(Debug)]
+struct Nothing;
+
+impl ResolvesClientCert for Nothing {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
 }
 
 /// Opens the scripted signer under every name of the policy.
