@@ -6,18 +6,6 @@
 mod admission;
 #[path = "ring_kubernetes/attack.rs"]
 mod attack;
-#[path = "ring_kubernetes/bed/mod.rs"]
-mod bed;
-#[path = "ring_kubernetes/cert_manager.rs"]
-mod cert_manager;
-#[path = "ring_kubernetes/deploy.rs"]
-mod deploy;
-#[path = "ring_kubernetes/distribution.rs"]
-mod distribution;
-#[path = "ring_kubernetes/exercise.rs"]
-mod exercise;
-#[path = "ring_kubernetes/istio.rs"]
-mod istio;
 #[path = "ring_kubernetes/authn.rs"]
 mod authn;
 #[path = "ring_kubernetes/authority.rs"]
@@ -36,6 +24,8 @@ mod distribution;
 mod exercise;
 #[path = "ring_kubernetes/impersonation.rs"]
 mod impersonation;
+#[path = "ring_kubernetes/istio.rs"]
+mod istio;
 #[path = "ring_kubernetes/kubernetes_csr.rs"]
 mod kubernetes_csr;
 #[path = "ring_kubernetes/leader.rs"]
