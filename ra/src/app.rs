@@ -31,14 +31,15 @@ use crate::edge;
 use crate::janitor::Janitor;
 use crate::kubernetes::{self, Cluster, Home, KubernetesMetrics};
 use crate::leader;
+use crate::leading::{self, LeadingConfig, Replicas, Shared};
 use crate::limits::{Limits, LimitsConfig};
 use crate::mesh::{self, MeshMetrics, MeshSource};
 use crate::metrics::Metrics;
 use crate::service::{Parts, Service};
-use crate::serving::{Acceptor, Incoming, Serving, TlsLimits, follow_health};
+use crate::serving::{Acceptor, Incoming, Serving, ServingHost, ServingSource, TlsLimits, follow_health};
 use crate::signer::object::{Backends, BackendsParts, ObjectMetrics};
 use crate::signer::{Host, Signers, TrustHost};
-use crate::trust::TrustMetrics;
+use crate::trust::{Discovery, TrustMetrics};
 
 /// What a test may replace.
 #[derive(Debug, Clone)]
@@ -105,12 +106,6 @@ pub async fn bind_with(config: Config, fittings: Fittings) -> anyhow::Result<Bou
                 tasks: supervisor.connections(),
             })
         });
-    if let Some(backends) = backends.clone() {
-        // One per replica until there is a leader: it deletes by UID, so they are not in each other's way.
-        let leader = watch::channel(true).1;
-        let janitor = Janitor::new(backends, Arc::clone(&clock), leader);
-        supervisor.spawn("janitor", janitor.run(stop.clone()));
-    }
     let host = Host {
         clock: Arc::clone(&clock),
         tasks: supervisor.connections(),
@@ -120,10 +115,18 @@ pub async fn bind_with(config: Config, fittings: Fittings) -> anyhow::Result<Bou
         cluster,
         trust: TrustHost {
             metrics: TrustMetrics::register(registry.sub_registry_with_prefix("ensign_ra")),
-            discovery: None,
+            discovery: matches!(config.serving, ServingSource::Issued(_)).then(Discovery::new),
         },
         backends,
     };
+    let replicas = match &home {
+        Some(home) => leading::elect_leader(&config.leader, home, &host, &mut registry, &mut supervisor),
+        None => Replicas::alone(),
+    };
+    if let Some(backends) = host.backends.clone() {
+        let janitor = Janitor::new(backends, Arc::clone(&clock), replicas.leading.clone());
+        supervisor.spawn("janitor", janitor.run(stop.clone()));
+    }
 
     let mesh_metrics = MeshMetrics::register(registry.sub_registry_with_prefix("ensign_ra"));
     let sources = policy_sources(&config, &host, &mesh_metrics, &kubernetes_metrics, &mut supervisor);
@@ -142,7 +145,27 @@ pub async fn bind_with(config: Config, fittings: Fittings) -> anyhow::Result<Bou
     supervisor.spawn("root expiry", expiry);
 
     let trust_domain = trust_domain(&desk, config.trust_domain)?;
-    let serving = Serving::open(config.serving, &trust_domain, &host, home.as_ref()).await?;
+    let of = ServingHost {
+        trust_domain: &trust_domain,
+        host: &host,
+        home: home.as_ref(),
+        desk: Some(desk.clone()),
+    };
+    let serving = Serving::open(config.serving, of).await?;
+    if let Some(home) = &home {
+        let config = LeadingConfig {
+            roots: config.roots,
+            istiod: config.istiod,
+        };
+        let shared = Shared {
+            host: &host,
+            home,
+            desk: &desk,
+            serving: &serving,
+            replicas: &replicas,
+        };
+        leading::start(config, shared, &mut registry, &mut supervisor).await?;
+    }
     let certificate = readiness.gate("serving-certificate", "no serving certificate yet");
     let health = follow_health(
         serving.clone(),

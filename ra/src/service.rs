@@ -230,7 +230,12 @@ impl Service {
         // Roots are read after signing: a bundle that just gained the issuer's root counts.
         let roots = running.trust().current();
         let roots = roots.map_err(|source| Refusal::no_roots(signer, source))?;
-        let reply = reply::compose(&chain, &roots, asked, now()).map_err(wrong)?;
+        let reply = reply::compose(&chain, &roots, asked, now()).map_err(|error| {
+            if UNKNOWN_ROOT.contains(&error.reason) {
+                running.trust().doubted();
+            }
+            wrong(error)
+        })?;
         if let Some(change) = reply.lifetime.change() {
             self.0.metrics.lifetime(change);
         }
@@ -376,5 +381,7 @@ fn request_id() -> String {
 /// Long enough that timers of one deadline do not fire in the order of chance, far less than a client's patience.
 const BELT: Duration = Duration::from_millis(20);
 
+/// How a chain ends whose root the signer's bundle lacks.
+const UNKNOWN_ROOT: [&str; 2] = ["foreign_root", "incomplete_chain"];
 /// The metadata that carries the id, in both directions.
 pub const REQUEST_ID: &str = "x-request-id";

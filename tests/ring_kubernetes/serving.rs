@@ -7,7 +7,7 @@ use ensign_pki::{SystemClock, crypto};
 use ensign_ra::{
     kubernetes::{ClusterSource, Home, KubernetesMetrics, connect},
     leader::identity,
-    serving::{Serving, ServingSource},
+    serving::{Serving, ServingHost, ServingSource},
     signer::Host,
 };
 use ensign_testbed::{
@@ -59,7 +59,13 @@ impl Replica {
             names: vec!["ensign-ra.istio-system.svc".to_owned()],
             overlap,
         };
-        let serving = Serving::open(source, &"cluster.local".parse()?, &host, Some(&home)).await?;
+        let of = ServingHost {
+            trust_domain: &"cluster.local".parse()?,
+            host: &host,
+            home: Some(&home),
+            desk: None,
+        };
+        let serving = Serving::open(source, of).await?;
         let config = serving.server_config()?;
         Ok(Self { serving, config, host })
     }

@@ -4,7 +4,10 @@
 //! the environment. Settings are paths, addresses and bounds, never secrets: keys and tokens live in the files named.
 //! docs/ra-configuration.md lists them all.
 
+mod distribution;
+mod istiod;
 mod kubernetes;
+mod leader;
 mod limits;
 mod listen;
 mod mesh;
@@ -21,11 +24,17 @@ use ensign_daemon::logging::{LogConfig, LogFormat};
 use ensign_daemon::settings::{self, Checker, Problems};
 use ensign_pki::TrustDomain;
 
+pub use distribution::RootsConfig;
+pub use istiod::{IstiodSettings, IstiodSigner};
 pub use kubernetes::KubernetesConfig;
+pub use leader::LeaderConfig;
 pub use listen::ListenConfig;
 pub use mesh::IstioConfig;
 
+use self::distribution::DistributionArgs;
+use self::istiod::IstiodArgs;
 use self::kubernetes::KubernetesArgs;
+use self::leader::LeaderArgs;
 use self::limits::LimitsArgs;
 use self::listen::ListenArgs;
 use self::mesh::MeshArgs;
@@ -34,7 +43,6 @@ use self::tokens::TokenArgs;
 use self::values::{duration, positive};
 use crate::authn::AuthnConfig;
 use crate::limits::LimitsConfig;
-use crate::mesh::KubernetesSigner;
 use crate::serving::ServingSource;
 
 /// Registration authority of Ensign: authenticates workloads, applies the operator's policy, has certificates signed.
@@ -54,6 +62,12 @@ pub struct Args {
     listen: ListenArgs,
     #[command(flatten)]
     serving: ServingArgs,
+    #[command(flatten)]
+    leader: LeaderArgs,
+    #[command(flatten)]
+    distribution: DistributionArgs,
+    #[command(flatten)]
+    istiod: IstiodArgs,
     #[command(flatten)]
     limits: LimitsArgs,
     /// How long a request may take from its arrival, all queues included, unless its signer has a deadline; a client's own shorter one counts
@@ -95,8 +109,6 @@ pub struct Config {
     pub istio: Option<IstioConfig>,
     /// The trust domain, if the settings say one.
     pub trust_domain: Option<TrustDomain>,
-    /// The signer of istiod's own certificate, if that is our business.
-    pub istiod_signer: Option<KubernetesSigner>,
     /// Our place in a cluster, if there is one.
     pub kubernetes: Option<KubernetesConfig>,
     /// Who is let in.
@@ -109,6 +121,12 @@ pub struct Config {
     pub listen: ListenConfig,
     /// Where the serving certificate comes from.
     pub serving: ServingSource,
+    /// Where the replicas elect their leader.
+    pub leader: LeaderConfig,
+    /// Which namespaces get the roots of the control plane.
+    pub roots: RootsConfig,
+    /// istiod's certificate, if that is our business.
+    pub istiod: Option<IstiodSettings>,
     /// How long requests in flight may take when stopping.
     pub drain_timeout: Duration,
     /// Where the bound addresses are written.
@@ -167,6 +185,16 @@ impl Config {
         let authn = args.tokens.check(c, has_kubernetes);
         let listen = args.listen.check(c);
         let serving = args.serving.check(c);
+        let leader = args.leader.check(c);
+        let roots = args.distribution.check(c);
+        let istio_namespace = kubernetes
+            .as_ref()
+            .ok()
+            .and_then(|config| Some(config.as_ref()?.istio_namespace.clone()));
+        // Mistakes of the cluster's settings were noted already.
+        let istio_namespace = istio_namespace.or_else(|| has_kubernetes.then(|| "istio-system".to_owned()));
+        let provider = mesh.as_ref().and_then(|mesh| mesh.istiod_signer.as_ref());
+        let istiod = args.istiod.check(c, istio_namespace.as_deref(), provider);
         let limits = args.limits.check(c);
         let signer_timeout = positive(c, "signer_timeout", &args.signer_timeout);
         let drain_timeout = duration(c, "drain_timeout", &args.drain_timeout, GoDuration::not_negative);
@@ -178,13 +206,15 @@ impl Config {
                 policy_file: policy_file.map(PathBuf::from),
                 istio: mesh.istio,
                 trust_domain: mesh.trust_domain,
-                istiod_signer: mesh.istiod_signer,
                 kubernetes: kubernetes.ok()?,
                 authn: authn?,
                 limits: limits?,
                 signer_timeout: signer_timeout?,
                 listen: listen?,
                 serving: serving?,
+                leader: leader?,
+                roots: roots?,
+                istiod: istiod?,
                 drain_timeout: drain_timeout?,
                 addresses_file: args.addresses_file.as_ref().map(PathBuf::from),
                 log: LogConfig {

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use ensign_daemon::GoDuration;
 use ensign_daemon::settings::Checker;
+use ensign_pki::KeyType;
 
-use crate::policy::is_dns_label;
+use crate::policy::{is_dns_label, is_dns_subdomain};
 
 pub(super) fn path(c: &mut Checker<'_>, id: &str, seen: Option<&str>) -> Option<PathBuf> {
     text(c, id, seen, "a path").map(PathBuf::from)
@@ -30,6 +31,54 @@ pub(super) fn label(c: &mut Checker<'_>, id: &str, seen: &str) -> Option<String>
     }
     c.refuse(id, seen, "a DNS label", "use 1 to 63 of a-z, 0-9 and '-'");
     None
+}
+
+/// A name as most objects have it.
+pub(super) fn subdomain(c: &mut Checker<'_>, id: &str, seen: &str) -> Option<String> {
+    if is_dns_subdomain(seen) {
+        return Some(seen.to_owned());
+    }
+    c.refuse(
+        id,
+        seen,
+        "a DNS name",
+        "use labels of a-z, 0-9 and '-' with '.' between them, 253 in all",
+    );
+    None
+}
+
+/// The type of a key from cert-manager's words for it, an algorithm and a size.
+pub(super) fn key_type(
+    c: &mut Checker<'_>,
+    (algorithm_id, algorithm): (&str, &str),
+    (size_id, size): (&str, Option<&str>),
+) -> Option<KeyType> {
+    let known: &[(&str, KeyType)] = match algorithm.to_ascii_uppercase().as_str() {
+        "ECDSA" => &[("256", KeyType::P256), ("384", KeyType::P384)],
+        "RSA" => &[
+            ("2048", KeyType::Rsa2048),
+            ("3072", KeyType::Rsa3072),
+            ("4096", KeyType::Rsa4096),
+        ],
+        _ => {
+            c.refuse(algorithm_id, algorithm, "ECDSA or RSA", "there is no such algorithm");
+            return None;
+        }
+    };
+    let key_type = match size {
+        None | Some("" | "0") => known.first().map(|(_, key_type)| *key_type),
+        Some(size) => known
+            .iter()
+            .find(|(bits, _)| *bits == size)
+            .map(|(_, key_type)| *key_type),
+    };
+    let Some(key_type) = key_type else {
+        let sizes: Vec<&str> = known.iter().map(|(bits, _)| *bits).collect();
+        let expected = format!("one of {} for {algorithm}", sizes.join(", "));
+        c.refuse(size_id, size.unwrap_or_default(), &expected, "no such key is made");
+        return None;
+    };
+    Some(key_type)
 }
 
 pub(super) fn list(c: &mut Checker<'_>, id: &str, seen: &str) -> Option<Vec<String>> {

@@ -7,6 +7,7 @@
 //! anew.
 
 mod keeper;
+mod pick;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::keeper::{Keeper, Offer};
+pub use self::pick::{Which, pick};
 use crate::mesh::{MeshFeed, MeshMetrics};
 use crate::metrics::Metrics;
 use crate::policy::{IstioSettings, Policy};

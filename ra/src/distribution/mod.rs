@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::metrics::DistributionMetrics;
 use crate::kubernetes::{ApiError, Home, NotServed, serves_trust_bundles};
+use crate::leader::while_leading;
 use crate::trust::Roots;
 
 /// What is to be written where.
@@ -135,27 +136,8 @@ pub async fn check(config: &DistributionConfig, home: &Home) -> Result<(), Distr
 
 /// Distributes while this replica leads, until `stop`.
 pub async fn run(parts: DistributionParts, stop: CancellationToken) -> anyhow::Result<()> {
-    let mut leading = parts.leading.clone();
-    while !stop.is_cancelled() {
-        let led = tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            led = leading.wait_for(|leads| *leads) => led.map(drop),
-        };
-        if led.is_err() {
-            // The election ended: the process is stopping.
-            stop.cancelled().await;
-            return Ok(());
-        }
-        let term = stop.child_token();
-        let work = worker::Worker::new(parts.clone(), term.clone()).run();
-        tokio::select! {
-            () = work => {}
-            _ = leading.wait_for(|leads| !*leads) => parts.metrics.idle(),
-        }
-        // The watches of this term end with it.
-        term.cancel();
-    }
-    Ok(())
+    let leading = parts.leading.clone();
+    while_leading(leading, stop, |term| worker::Worker::new(parts.clone(), term).run()).await
 }
 
 // === impl BundleName ===

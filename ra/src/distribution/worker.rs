@@ -60,6 +60,13 @@ struct Watches {
 /// An object to write, and the state in which it was found.
 type Due = (Target, Option<String>);
 
+/// The metrics of a replica that does not lead are those of one that has nothing to do.
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.parts.metrics.idle();
+    }
+}
+
 // === impl Worker ===
 
 impl Worker {

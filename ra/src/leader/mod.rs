@@ -17,6 +17,7 @@ mod election;
 mod metrics;
 mod replicas;
 mod term;
+mod term_of_office;
 
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ pub use self::election::elect;
 pub use self::metrics::LeaderMetrics;
 pub use self::replicas::count_replicas;
 pub use self::term::Timing;
+pub use self::term_of_office::while_leading;
 use crate::kubernetes::Cluster;
 
 /// Who stands for election, and where.

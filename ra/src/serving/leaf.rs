@@ -11,9 +11,12 @@ use ensign_pki::{KeyType, PrivateKey};
 use rustls_pki_types::DnsName;
 
 use super::{Face, ServingError};
-use crate::signer::local::{
-    folder::Authority,
-    issuer::{Leaf, Name, Purpose},
+use crate::signer::{
+    ServerIdentity,
+    local::{
+        folder::Authority,
+        issuer::{Leaf, Name, Purpose},
+    },
 };
 
 /// The names of the serving certificate: at least one.
@@ -81,6 +84,19 @@ impl ServerNames {
         let face = Face::new(chain, &key, now).map_err(|error| failed(error.into()))?;
         let life = face.not_after.duration_since(now).unwrap_or_default();
         Ok((face, now + life / 2))
+    }
+}
+
+impl From<ServerNames> for ServerIdentity {
+    fn from(names: ServerNames) -> Self {
+        let mut identity = Self::default();
+        for name in names.0 {
+            match name {
+                ServerName::Dns(name) => identity.dns.push(name),
+                ServerName::Ip(address) => identity.addresses.push(address),
+            }
+        }
+        identity
     }
 }
 

@@ -13,6 +13,7 @@ mod connection;
 mod files;
 mod handover;
 mod health;
+mod issued;
 mod leaf;
 mod own_ca;
 
@@ -27,7 +28,9 @@ use std::{
 };
 
 use ensign_daemon::watched_file::WatchError;
-use ensign_pki::{BundleError, Certificate, CertificateError, KeyError, PrivateKey, TrustDomain, crypto};
+use ensign_pki::{
+    BundleError, Certificate, CertificateError, Chain, KeyError, KeyType, PrivateKey, TrustDomain, crypto,
+};
 use rustls::{
     ServerConfig,
     server::{ClientHello, ResolvesServerCert},
@@ -37,6 +40,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use thiserror::Error;
 use tokio::sync::watch;
 
+use self::issued::IssuedSource;
 pub use self::{
     acceptor::{Acceptor, Incoming, TlsLimits},
     connection::{Peer, TlsConnection},
@@ -44,9 +48,10 @@ pub use self::{
     own_ca::refuse_overlap,
 };
 use crate::{
+    desk::{Desk, Which, pick},
     kubernetes::Home,
     signer::{
-        Host,
+        Host, SignerName,
         local::{LocalError, issuer::rfc3339},
     },
     trust::Roots,
@@ -82,6 +87,38 @@ pub enum ServingSource {
         /// How long a new root is out before a certificate under it is shown.
         overlap: Duration,
     },
+    /// From a signer of the policy behind cert-manager.
+    Issued(IssuedConfig),
+}
+
+/// What a signer of the policy is asked for, and where its answer is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssuedConfig {
+    /// The signer; the only one behind cert-manager without a name.
+    pub signer: Option<SignerName>,
+    /// The Secret of our own namespace that keeps the last good pair.
+    pub secret: String,
+    /// Names and addresses by which agents call the RA.
+    pub names: Vec<String>,
+    /// The type of its key.
+    pub key_type: KeyType,
+    /// How long it should live.
+    pub ttl: Duration,
+    /// How long a new root is out before a certificate under it is shown.
+    pub overlap: Duration,
+}
+
+/// What opening needs of the process.
+#[derive(Debug)]
+pub struct ServingHost<'a> {
+    /// The name of a CA of our own.
+    pub trust_domain: &'a TrustDomain,
+    /// Clock and tasks.
+    pub host: &'a Host,
+    /// Our place in a cluster.
+    pub home: Option<&'a Home>,
+    /// The policy, for a signer of it.
+    pub desk: Option<watch::Receiver<Arc<Desk>>>,
 }
 
 /// The serving certificate and its roots, now and after each change. Cheap to clone.
@@ -118,12 +155,10 @@ pub enum ServingError {
     #[error("the serving certificate cannot be loaded; check --serving-cert-file and --serving-key-file")]
     Files(#[source] WatchError),
     /// The Secret needs an API server.
-    #[error(
-        "--serving-ca-secret {name} needs Kubernetes, which is off (--kubernetes); name an API server, or use --serving-ca-dir"
-    )]
+    #[error("{flag} needs Kubernetes, which is off (--kubernetes); name an API server, or use --serving-ca-dir")]
     NoKubernetes {
-        /// As configured.
-        name: String,
+        /// What asks for it.
+        flag: String,
     },
     /// The folder belongs to a signer.
     #[error(
@@ -198,7 +233,7 @@ impl ServingSource {
     /// The folder of the CA of its own, if it has one.
     pub fn own_ca_dir(&self) -> Option<&Path> {
         match self {
-            Self::Files { .. } | Self::CaSecret { .. } => None,
+            Self::Files { .. } | Self::CaSecret { .. } | Self::Issued(_) => None,
             Self::OwnCa { dir, .. } => Some(dir),
         }
     }
@@ -209,12 +244,13 @@ impl ServingSource {
 impl Serving {
     /// Loads or makes the certificate, and starts what keeps it fresh as tasks of `host`. That no signer has the folder
     /// of a CA of our own is checked before, with [`refuse_overlap`].
-    pub async fn open(
-        source: ServingSource,
-        trust_domain: &TrustDomain,
-        host: &Host,
-        home: Option<&Home>,
-    ) -> Result<Self, ServingError> {
+    pub async fn open(source: ServingSource, of: ServingHost<'_>) -> Result<Self, ServingError> {
+        let ServingHost {
+            trust_domain,
+            host,
+            home,
+            desk,
+        } = of;
         let current = match source {
             ServingSource::Files {
                 certificate,
@@ -226,10 +262,26 @@ impl Serving {
             }
             ServingSource::CaSecret { name, names, overlap } => {
                 let Some(home) = home else {
-                    return Err(ServingError::NoKubernetes { name });
+                    let flag = format!("--serving-ca-secret {name}");
+                    return Err(ServingError::NoKubernetes { flag });
                 };
                 let names = leaf::ServerNames::parse(names)?;
                 ca_secret::open(&name, names, overlap, trust_domain, host, home).await
+            }
+            ServingSource::Issued(config) => {
+                let Some((home, desk)) = home.zip(desk) else {
+                    let flag = "--serving-from=cert-manager".to_owned();
+                    return Err(ServingError::NoKubernetes { flag });
+                };
+                let source = IssuedSource {
+                    identity: leaf::ServerNames::parse(config.names)?.into(),
+                    secret: config.secret,
+                    key_type: config.key_type,
+                    ttl: config.ttl,
+                    overlap: config.overlap,
+                    signer: pick(desk, Which::cert_manager(config.signer)),
+                };
+                issued::open(source, host, home).await
             }
         };
         Ok(Self { current })
@@ -253,6 +305,12 @@ impl Serving {
     /// What clients must trust to call us: the roots of the certificate in use, and of the next one.
     pub fn roots(&self) -> Option<Arc<Roots>> {
         self.current.borrow().roots.clone()
+    }
+
+    /// Whether there is a certificate, and nothing says what its roots are.
+    pub fn is_without_roots(&self) -> bool {
+        let shown = self.current.borrow();
+        shown.face.is_ok() && shown.roots.is_none()
     }
 
     /// Waits for the next certificate or roots. `false` once nothing keeps them fresh any more.
@@ -291,6 +349,11 @@ const ALPN: &[u8] = b"h2";
 // === impl Face ===
 
 impl Face {
+    /// The certificates of a chain in their order.
+    fn of_chain(chain: &Chain, key: &PrivateKey, now: SystemTime) -> Result<Self, FaceError> {
+        Self::new(chain.iter().map(|one| one.der().clone()).collect(), key, now)
+    }
+
     /// Checks that key and leaf are a pair and that the leaf is alive.
     fn new(chain: Vec<CertificateDer<'static>>, key: &PrivateKey, now: SystemTime) -> Result<Self, FaceError> {
         let not_after = Certificate::parse_der(chain.first().ok_or(FaceError::NoCertificate)?)?.not_after();

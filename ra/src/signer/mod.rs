@@ -12,6 +12,7 @@ mod issued;
 pub(crate) mod kubernetes_csr;
 pub mod local;
 pub mod object;
+mod obtain;
 mod server;
 mod set;
 
@@ -27,11 +28,13 @@ use futures::future::BoxFuture;
 use thiserror::Error;
 use tokio::time::Instant;
 
+pub(crate) use self::cert_manager::issuer_in_effect;
 pub use self::{
     cert_manager::annotations,
     error::SignerError,
     gate::{Gate, GateError, GateParts, Obstacle, Outcome, Pass},
     issued::{Issued, IssuedChain, Receipt},
+    obtain::{Errand, ObtainError, Obtained, Pick, obtain},
     server::{ServerCsr, ServerCsrError, ServerIdentity, ServerIssuance},
     set::{Host, NotSigned, OpenError, Running, Signers, TrustHost},
 };

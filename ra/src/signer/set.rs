@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     kubernetes::Cluster,
-    policy::{Backend, SignerSpec},
+    policy::{Backend, RootsSpec, SignerSpec},
     trust::{self, Discovery, OpenRootsError, RootsSource, Trust, TrustMetrics},
 };
 
@@ -231,6 +231,15 @@ impl Running {
     /// The roots that go with it.
     pub fn trust(&self) -> &Trust {
         &self.trust
+    }
+
+    /// Whether its roots are what its issuer says they are.
+    pub fn discovers(&self) -> bool {
+        match &self.spec.backend {
+            Backend::CertManager(spec) => spec.roots == RootsSpec::Discover,
+            Backend::KubernetesCsr(spec) => spec.roots == RootsSpec::Discover,
+            Backend::Local(_) => false,
+        }
     }
 
     /// What it was started from.

@@ -41,6 +41,9 @@ pub struct Trust(Arc<dyn RootsSource>);
 pub trait RootsSource: Debug + Send + Sync {
     /// The roots in effect.
     fn roots(&self) -> Result<Arc<Roots>, NoRoots>;
+
+    /// A chain of the signer ended in a root that is not among them. A source that can look again does.
+    fn doubted(&self) {}
 }
 
 /// Why a signer has no roots now. It is refused then: without roots no chain of it can be judged, and roots that were
@@ -137,6 +140,11 @@ impl Trust {
     /// Roots that never change, for backends and tests that have them in hand.
     pub fn fixed(roots: Roots) -> Self {
         Self(Arc::new(Fixed(Arc::new(roots))))
+    }
+
+    /// A chain of the signer ended in a root that is not among them.
+    pub fn doubted(&self) {
+        self.0.doubted();
     }
 
     /// The roots in effect.

@@ -38,9 +38,13 @@ fn own_ca(folder: &Path) -> ServingSource {
 }
 
 async fn open(source: ServingSource, host: &Host) -> Serving {
-    Serving::open(source, &"cluster.local".parse().unwrap(), host, None)
-        .await
-        .unwrap()
+    let of = ServingHost {
+        trust_domain: &"cluster.local".parse().unwrap(),
+        host,
+        home: None,
+        desk: None,
+    };
+    Serving::open(source, of).await.unwrap()
 }
 
 /// Connects as an agent does, and returns the leaf that it was shown.

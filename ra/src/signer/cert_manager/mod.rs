@@ -68,6 +68,15 @@ pub(crate) fn open(name: &SignerName, spec: &CertManagerSpec, backends: &Backend
     ObjectSigner::new(name.clone(), dialect, requests, backends.clone(), spec.request.clone())
 }
 
+/// The issuer that a signer would ask now: what its ConfigMap says, or else the one of the policy.
+pub(crate) async fn issuer_in_effect(spec: &CertManagerSpec, backends: &Backends) -> Option<IssuerRef> {
+    let said = match &spec.runtime_issuer {
+        Some(config_map) => backends.runtime_issuer(config_map).current().await,
+        None => None,
+    };
+    said.or_else(|| spec.issuer.clone())
+}
+
 // === impl CertificateRequestDialect ===
 
 impl CertificateRequestDialect {

@@ -1,6 +1,8 @@
 //! Settings, from the command line to checked values, and the page that documents them. The environment of the test run
 //! is not touched.
 
+mod control_plane;
+
 use clap::CommandFactory as _;
 use test_case::test_case;
 use tonic::Code;
@@ -214,7 +216,9 @@ fn istiods_settings_mean_the_same() {
         max_ttl: Some(Duration::from_hours(2)),
     };
     assert_eq!(istio.settings, expected);
-    let istiod = config.istiod_signer.unwrap();
+    let IstiodSigner::Kubernetes(istiod) = config.istiod.unwrap().signer else {
+        panic!("expected a Kubernetes signer")
+    };
     assert_eq!(istiod.to_string(), "clusterissuers.cert-manager.io/istio-system");
     assert_eq!(config.trust_domain.unwrap().as_str(), "example.org");
 }
@@ -232,10 +236,7 @@ fn a_revision_has_a_config_map_of_its_own_and_may_be_followed_beside_a_file() {
 #[test_case(&["--pilot-cert-provider=none"]; "no certificate")]
 fn without_istios_settings_a_file_is_all(more: &[&str]) {
     let config = read(more).unwrap();
-    assert_eq!(
-        (config.istio, config.trust_domain, config.istiod_signer),
-        (None, None, None)
-    );
+    assert_eq!((config.istio, config.trust_domain, config.istiod), (None, None, None));
 }
 
 #[test_case(&[], "--policy-file (ENSIGN_RA_POLICY_FILE): is not set, expected a path; or EXTERNAL_CA"; "no source of a policy")]
@@ -270,7 +271,7 @@ fn a_mistake_of_the_cluster_is_not_told_twice() {
     assert!(error.starts_with("1 mistake"), "{error}");
 }
 
-const PAGE: &str = include_str!("../../../docs/ra-configuration.md");
+const PAGE: &str = include_str!("../../../../docs/ra-configuration.md");
 
 /// The table of settings, as the flags say it.
 fn settings_table() -> String {

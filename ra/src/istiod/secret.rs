@@ -1,0 +1,298 @@
+//! istiod's certificate from a Kubernetes signer: the RA makes the key, has it signed, and writes the Secret.
+//!
+//! The key is in memory until it is in the Secret, and the same key is asked for again while its request can be resumed.
+//! A new pair is made when there is none, at half of its life, when a name is missing, and when it no longer ends in a
+//! root of the signer; roots that merely grew are written beside the pair that is there. A Secret that somebody else
+//! made is left alone and named: istiod may be using it. A failure leaves what is there, and waits longer each time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use ensign_daemon::logging;
+use ensign_pki::{Certificate, Chain, PrivateKey, Validity, verify_server};
+use kube::ResourceExt as _;
+use kube::runtime::watcher;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::{IstiodParts, SECRET};
+use crate::kubernetes::{ApiError, KeySecret, NamedSecret, ObjectKey, Store, follow};
+use crate::leader::FIELD_MANAGER;
+use crate::signer::{Errand, Running, ServerCsr, ServerIdentity, obtain};
+use crate::trust::Roots;
+
+/// One term of the leader.
+pub(super) struct Keeper {
+    parts: IstiodParts,
+    secret: NamedSecret,
+    creator: String,
+    /// A key that was asked for and not answered yet, and for which names.
+    asked: Option<(Arc<PrivateKey>, ServerCsr, ServerIdentity)>,
+    /// Half of the life of the pair in the Secret, drawn once.
+    renew_at: Option<(String, SystemTime)>,
+    pause: Duration,
+    complaint: String,
+}
+
+/// What to do about the Secret.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    /// It is as it should be until then.
+    Wait(SystemTime),
+    /// Only the roots beside the pair are others.
+    Roots,
+    /// A new pair, for this reason.
+    Issue(String),
+    /// It is not ours.
+    Foreign,
+}
+
+// === impl Keeper ===
+
+impl Keeper {
+    pub(super) fn new(parts: IstiodParts) -> Self {
+        let secret = NamedSecret::new(&parts.home.cluster, &parts.config.names.namespace, SECRET);
+        Self {
+            creator: format!("{FIELD_MANAGER}-{}", parts.home.identity),
+            parts,
+            secret,
+            asked: None,
+            renew_at: None,
+            pause: FIRST_PAUSE,
+            complaint: String::new(),
+        }
+    }
+
+    pub(super) async fn run(mut self, term: CancellationToken) {
+        let store = Arc::new(Store::whole());
+        let mut states = store.subscribe(ObjectKey::new(self.secret.namespace().to_owned(), SECRET));
+        let config = watcher::Config::default().fields(&format!("metadata.name={SECRET}"));
+        let metrics = self.parts.home.cluster.metrics().clone();
+        let (mut watched, watching) = follow("istiod secret", self.secret.api(), config, store, metrics, term);
+        let keeping = async {
+            if !watched.synced().await {
+                return;
+            }
+            let mut seen = states.current();
+            let mut not_before = Instant::now();
+            loop {
+                if not_before <= Instant::now() {
+                    not_before = Instant::now() + self.look(seen.as_deref()).await;
+                }
+                tokio::select! {
+                    next = states.next() => seen = next,
+                    () = sleep_until(not_before) => {}
+                }
+            }
+        };
+        tokio::join!(watching, keeping);
+    }
+
+    /// Looks, and acts if needed; says when to look again at the latest.
+    async fn look(&mut self, seen: Option<&KeySecret>) -> Duration {
+        let running = match (self.parts.signer)() {
+            Ok(running) => running,
+            Err(why) => return self.failed("no_signer", &why),
+        };
+        let roots = match running.trust().current() {
+            Ok(roots) => roots,
+            Err(none) => return self.failed(none.reason(), &none.to_string()),
+        };
+        let Some(trust_domain) = (self.parts.trust_domain)() else {
+            return self.failed("no_policy", "there is no policy yet, so no trust domain");
+        };
+        let identity = match self.parts.config.names.identity(&trust_domain) {
+            Ok(identity) => identity,
+            Err(error) => return self.failed("no_identity", &logging::chain(&error)),
+        };
+        match self.step(seen, &identity, &roots) {
+            Step::Wait(until) => {
+                self.well();
+                let left = until.duration_since(self.parts.clock.now()).unwrap_or_default();
+                left.clamp(Duration::from_millis(100), LOOK)
+            }
+            Step::Foreign => {
+                self.parts.metrics.good(false);
+                let why = format!(
+                    "{} was made by somebody else (cert-manager, or a person) and is left alone; delete it to have it made here",
+                    self.secret
+                );
+                self.failed("foreign", &why)
+            }
+            Step::Roots => {
+                let version = seen.and_then(|secret| secret.resource_version()).unwrap_or_default();
+                let values: [(&str, &[u8]); 1] = [(ROOTS, roots.pem().as_bytes())];
+                self.written(
+                    self.secret.replace(FIELD_MANAGER, &version, &values).await,
+                    "roots of istiod's certificate written",
+                )
+            }
+            Step::Issue(why) => {
+                tracing::info!(secret = %self.secret, why, "istiod's certificate is to be issued");
+                self.issue(&running, seen, identity).await
+            }
+        }
+    }
+
+    /// Judges what is there.
+    fn step(&mut self, seen: Option<&KeySecret>, identity: &ServerIdentity, roots: &Roots) -> Step {
+        let Some(secret) = seen else {
+            self.parts.metrics.good(false);
+            return Step::Issue("there is none".to_owned());
+        };
+        let ours = secret.labels().get(MANAGED_BY).is_some_and(|by| by == FIELD_MANAGER);
+        if !ours || secret.kind() != TLS {
+            return Step::Foreign;
+        }
+        let now = self.parts.clock.now();
+        let validity = match judge(secret, identity, roots, now) {
+            Ok(validity) => validity,
+            Err(why) => {
+                self.parts.metrics.good(false);
+                return Step::Issue(why);
+            }
+        };
+        self.parts.metrics.expires(validity.not_after);
+        self.parts.metrics.good(true);
+        let renew_at = match &self.renew_at {
+            Some((serial, at)) if *serial == validity.serial => *at,
+            _ => {
+                let life = validity
+                    .not_after
+                    .duration_since(validity.not_before)
+                    .unwrap_or_default();
+                let at = validity.not_before + life.mul_f64(0.48 + 0.04 * fastrand::f64());
+                self.renew_at = Some((validity.serial.clone(), at));
+                at
+            }
+        };
+        if renew_at <= now {
+            return Step::Issue("half of its life is over".to_owned());
+        }
+        if secret.get(ROOTS) != Some(roots.pem().as_bytes()) {
+            return Step::Roots;
+        }
+        Step::Wait(renew_at)
+    }
+
+    async fn issue(&mut self, running: &Running, seen: Option<&KeySecret>, identity: ServerIdentity) -> Duration {
+        let asked = self.asked.take().filter(|(_, _, asked)| *asked == identity);
+        let (key, csr) = match asked {
+            Some((key, csr, _)) => (key, csr),
+            None => match self.fresh(&identity).await {
+                Ok(fresh) => fresh,
+                Err(why) => return self.failed("key", &why),
+            },
+        };
+        let errand = Errand {
+            identity: &identity,
+            record: SECRET,
+            ttl: self.parts.config.ttl,
+            clock: &self.parts.clock,
+            discovery: None,
+        };
+        let obtained = match obtain(running, &csr, errand).await {
+            Ok(obtained) => obtained,
+            Err(error) => {
+                if error.is_resumable() {
+                    self.asked = Some((key, csr, identity));
+                }
+                return self.failed(error.reason(), &logging::chain(&error));
+            }
+        };
+        let (chain, key_pem) = (obtained.chain.to_pem(), key.to_pkcs8_pem());
+        let values: [(&str, &[u8]); 3] = [
+            (CERTIFICATE, chain.as_bytes()),
+            (KEY, key_pem.as_bytes()),
+            (ROOTS, obtained.roots.pem().as_bytes()),
+        ];
+        let written = match seen {
+            None => {
+                let labels = BTreeMap::from([(MANAGED_BY.to_owned(), FIELD_MANAGER.to_owned())]);
+                self.secret.create(&self.creator, TLS, &labels, &values).await
+            }
+            Some(secret) => {
+                let version = secret.resource_version().unwrap_or_default();
+                self.secret.replace(FIELD_MANAGER, &version, &values).await
+            }
+        };
+        self.written(written, "istiod's certificate written")
+    }
+
+    /// A new key and its request. RSA takes its time.
+    async fn fresh(&self, identity: &ServerIdentity) -> Result<(Arc<PrivateKey>, ServerCsr), String> {
+        let (key_type, identity) = (self.parts.config.key_type, identity.clone());
+        let made = spawn_blocking(move || {
+            let key = PrivateKey::generate(key_type).map_err(|error| logging::chain(&error))?;
+            let csr = ServerCsr::build(&key, &identity).map_err(|error| logging::chain(&error))?;
+            Ok((Arc::new(key), csr))
+        });
+        made.await.unwrap_or_else(|error| Err(error.to_string()))
+    }
+
+    /// The watch shows what was written in a moment; until then nothing is decided anew.
+    fn written(&mut self, written: Result<KeySecret, ApiError>, what: &'static str) -> Duration {
+        match written {
+            Ok(_) => {
+                tracing::info!(secret = %self.secret, "{what}");
+                self.well();
+                SETTLE
+            }
+            Err(error) => self.failed(error.reason(), &format!("{}: {}", self.secret, logging::chain(&error))),
+        }
+    }
+
+    fn well(&mut self) {
+        self.pause = FIRST_PAUSE;
+        self.complaint.clear();
+    }
+
+    fn failed(&mut self, reason: &'static str, why: &str) -> Duration {
+        self.parts.metrics.failed(reason);
+        if self.complaint != why {
+            tracing::warn!(
+                reason,
+                why,
+                "istiod's certificate is not renewed, what is there stays; trying on"
+            );
+            why.clone_into(&mut self.complaint);
+        }
+        let pause = self.pause.mul_f64(0.8 + 0.4 * fastrand::f64());
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        pause
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.parts.metrics.idle();
+    }
+}
+
+/// Whether the pair in the Secret is one for these names under these roots now; if not, why.
+fn judge(secret: &KeySecret, identity: &ServerIdentity, roots: &Roots, now: SystemTime) -> Result<Validity, String> {
+    let text = |key: &str| match secret.text(key) {
+        Some(Ok(text)) => Ok(text),
+        Some(Err(_)) | None => Err(format!("it has no {key}")),
+    };
+    let fault = |error: &dyn std::error::Error| error.to_string();
+    let key = PrivateKey::from_pem(text(KEY)?).map_err(|error| fault(&error))?;
+    let chain = Certificate::parse_all(text(CERTIFICATE)?).map_err(|error| fault(&error))?;
+    let chain = Chain::from_certificates(chain).map_err(|error| fault(&error))?;
+    verify_server(&chain, roots.bundle(), identity.names(), &key.spki_der(), now).map_err(|error| fault(&error))
+}
+
+/// As Kubernetes' TLS Secrets have them.
+const TLS: &str = "kubernetes.io/tls";
+const CERTIFICATE: &str = "tls.crt";
+const KEY: &str = "tls.key";
+const ROOTS: &str = "ca.crt";
+/// Says that the Secret is ours to write.
+const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// The policy and its roots are looked at this often.
+const LOOK: Duration = Duration::from_secs(3);
+const SETTLE: Duration = Duration::from_secs(3);
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_mins(5);
