@@ -228,6 +228,19 @@ async fn each_way_to_fail_has_its_reason_and_leaves_nothing() -> Result {
 }
 
 #[tokio::test]
+async fn an_intermediate_among_the_roots_is_enough() -> Result {
+    let bed = Cluster::shared().await?;
+    let scene = Scene::new(&bed).await?;
+    let roots = scene.ca.intermediate_pems().concat() + &scene.ca.root_pem();
+    let foo = scene.replica.open(&csr_signer("foo", &scene.name, &roots)).await?;
+    let leaf_only = Answer::default().wrong(Fault::MissingIntermediate);
+    scene.signer.script().push(leaf_only.into());
+    let reply = Wish::new("foo", "app").certificate(&foo).await?;
+    assert_eq!(reply.elements.len(), 2);
+    bed.finish().await
+}
+
+#[tokio::test]
 async fn never_approved_and_never_issued_are_told_apart_and_stay_for_a_retry() -> Result {
     let bed = Cluster::shared().await?;
     let scene = Scene::new(&bed).await?;

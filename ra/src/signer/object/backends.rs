@@ -97,7 +97,7 @@ impl Backends {
     pub(crate) fn csrs(&self) -> Arc<Requests<CertificateSigningRequest>> {
         let parts = &self.0.parts;
         let mut watches = self.0.watches.lock();
-        let begin = || Requests::follow(Api::all(parts.cluster.client()), "", parts);
+        let begin = || Requests::follow(Api::all(parts.cluster.client()), "", parts, self.0.pushback.clone());
         Arc::clone(watches.csrs.get_or_insert_with(begin))
     }
 
@@ -105,7 +105,14 @@ impl Backends {
     pub(crate) fn certificate_requests(&self, namespace: &str) -> Arc<Requests<CertificateRequest>> {
         let parts = &self.0.parts;
         let mut watches = self.0.watches.lock();
-        let begin = || Requests::follow(Api::namespaced(parts.cluster.client(), namespace), namespace, parts);
+        let begin = || {
+            Requests::follow(
+                Api::namespaced(parts.cluster.client(), namespace),
+                namespace,
+                parts,
+                self.0.pushback.clone(),
+            )
+        };
         let known = watches.certificate_requests.entry(namespace.to_owned());
         Arc::clone(known.or_insert_with(begin))
     }

@@ -8,6 +8,7 @@
 use std::fmt::Debug;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
@@ -77,6 +78,8 @@ pub(crate) struct ObjectSigner<D: Dialect> {
     pub(super) requests: Arc<Requests<D::Object>>,
     pub(super) backends: Backends,
     pub(super) spec: RequestSpec,
+    /// Somebody was told that our objects do not bear our name.
+    pub(super) unstamped: AtomicBool,
 }
 
 /// One request under way.
@@ -118,6 +121,7 @@ impl<D: Dialect> ObjectSigner<D> {
             requests,
             backends,
             spec,
+            unstamped: AtomicBool::new(false),
         }
     }
 
@@ -277,7 +281,6 @@ impl<D: Dialect> Conversation<'_, D> {
     pub(super) async fn pause(&mut self, error: &ApiError) {
         let mut pause = self.pauses.next().unwrap_or(LONGEST_PAUSE);
         if let ApiError::Throttled { retry_after, .. } = error {
-            self.signer.backends.pushback().come_back_in(*retry_after);
             pause += (*retry_after).min(pushback::LONGEST);
         }
         sleep(pause).await;

@@ -5,6 +5,7 @@
 //! as the server is away or busy: should an earlier one have got through after all, it is found like any other try's.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kube::ResourceExt as _;
@@ -15,7 +16,7 @@ use super::conversation::{Conversation, Dialect, Held};
 use super::kind::{self, RequestKind};
 use super::metrics::Event;
 use super::stage::Stage;
-use crate::kubernetes::{ApiError, Subscription};
+use crate::kubernetes::{ApiError, Subscription, WatchState};
 use crate::signer::SignerError;
 
 impl<D: Dialect> Conversation<'_, D> {
@@ -62,7 +63,7 @@ impl<D: Dialect> Conversation<'_, D> {
                 }
                 Err(ApiError::AlreadyExists(_)) => {
                     *self.stage = Stage::Sight { object: name.clone() };
-                    if timeout(IN_SIGHT, place.changed()).await.is_err() {
+                    if !self.comes_in_sight(place).await {
                         return Ok(self.taken(&name, &Taken::Unseen));
                     }
                 }
@@ -77,6 +78,24 @@ impl<D: Dialect> Conversation<'_, D> {
         }
     }
 
+    /// Waits until the watch shows something under the name; `false` if it is well and shows nothing.
+    async fn comes_in_sight(&self, place: &mut Subscription<D::Object>) -> bool {
+        let mut watched = self.signer.requests.watched().clone();
+        loop {
+            if timeout(IN_SIGHT, place.changed()).await.is_ok() {
+                return true;
+            }
+            if watched.state() == WatchState::Synced {
+                return false;
+            }
+            // It is being brought back, and shows everything when it is.
+            tokio::select! {
+                () = place.changed() => return true,
+                alive = watched.changed() => if !alive { return false },
+            }
+        }
+    }
+
     fn made(&self, made: &D::Object) {
         self.count(Event::Created);
         tracing::debug!(
@@ -86,12 +105,13 @@ impl<D: Dialect> Conversation<'_, D> {
             "request created"
         );
         let (stamped, ours) = (made.requester().unwrap_or_default(), self.signer.requests.username());
-        if stamped != ours {
+        if stamped != ours && !self.signer.unstamped.swap(true, Ordering::Relaxed) {
             tracing::warn!(
+                signer = %self.signer.name,
                 object = made.name_any(),
                 stamped,
                 ours,
-                "our own request does not bear our name: no retry can find it, and the janitor leaves it alone"
+                "our own requests do not bear our name: no retry finds its own, and the janitor leaves them alone (said once)"
             );
         }
     }
@@ -140,5 +160,5 @@ impl<D: Dialect> Conversation<'_, D> {
     }
 }
 
-/// A watch that is well shows an object within milliseconds; one that is being brought back, within seconds.
-const IN_SIGHT: Duration = Duration::from_secs(8);
+/// A watch that is well shows an object within milliseconds, on a busy server within a few seconds.
+const IN_SIGHT: Duration = Duration::from_secs(5);

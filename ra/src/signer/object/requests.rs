@@ -21,6 +21,7 @@ use super::kind::{self, RequestKind};
 use super::leftover::{self, Leftover, Leftovers};
 use super::marks;
 use super::metrics::Removal;
+use super::pushback::Pushback;
 use super::remover::Remover;
 use super::shaken::Shaken;
 use crate::kubernetes::{ApiError, ObjectKey, Store, Subscription, Watched, follow};
@@ -33,6 +34,7 @@ pub(crate) struct Requests<K> {
     watched: Watched,
     username: Arc<str>,
     shaken: Shaken,
+    pushback: Pushback,
     remover: Remover,
     /// Ends with us; the drain does not wait for it, since requests in flight still need it then.
     _watch: Mutex<JoinSet<()>>,
@@ -42,7 +44,7 @@ pub(crate) struct Requests<K> {
 
 impl<K: RequestKind> Requests<K> {
     /// Begins to follow the objects of an installation in `api`.
-    pub(crate) fn follow(api: Api<K>, namespace: &str, parts: &BackendsParts) -> Arc<Self> {
+    pub(crate) fn follow(api: Api<K>, namespace: &str, parts: &BackendsParts, pushback: Pushback) -> Arc<Self> {
         let store = Arc::new(Store::keeping(kind::slim));
         let config = watcher::Config::default().labels(&marks::selector(&parts.installation));
         let mut tasks = JoinSet::new();
@@ -62,6 +64,7 @@ impl<K: RequestKind> Requests<K> {
             watched,
             username: parts.cluster.username().into(),
             shaken: Shaken::default(),
+            pushback,
             remover: Remover::new(parts.tasks.clone(), parts.metrics.clone()),
             _watch: Mutex::new(tasks),
         })
@@ -82,8 +85,13 @@ impl<K: RequestKind> Requests<K> {
         self.store.subscribe(ObjectKey::new(self.namespace.as_str(), name))
     }
 
+    /// What an answer means to us, told to whoever lets requests in.
     fn judge(&self, error: kube::Error) -> ApiError {
-        self.shaken.judge(error.into(), self.watched.state())
+        let error = self.shaken.judge(error.into(), self.watched.state());
+        if let ApiError::Throttled { retry_after, .. } = &error {
+            self.pushback.come_back_in(*retry_after);
+        }
+        error
     }
 
     /// Makes an object.

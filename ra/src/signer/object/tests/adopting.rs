@@ -48,6 +48,45 @@ async fn an_object_that_the_watch_shows_late_is_waited_for() {
     assert_eq!(server.names(), [wish.name()], "no second object");
 }
 
+#[tokio::test(start_paused = true)]
+async fn while_the_watch_is_brought_back_no_second_object_is_made() {
+    let server = Server::default();
+    let wish = Wish::new();
+    for _ in 0..8 {
+        server.next("watch", Reaction::Refuse(500, "InternalError"));
+    }
+    let replica = Replica::new(&server);
+    server.until(|server| server.count("watch") == 1).await;
+    server.put(made(&wish).await);
+    let began = Instant::now();
+    let asked = replica.ask(&wish);
+    server.until(|server| is_approved(server, &wish.name())).await;
+    assert!(
+        began.elapsed() > Duration::from_secs(10),
+        "the watch came back too soon for this test"
+    );
+    server.sign(&wish.name(), &wish.certificate());
+    assert_eq!(reason(asked.await.unwrap()), "issued");
+    assert_eq!(server.names(), [wish.name()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_a_sound_watch_never_shows_is_somebody_elses() {
+    let server = Server::default();
+    let wish = Wish::new();
+    let replica = Replica::new(&server);
+    server.until(|server| server.count("watch") == 1).await;
+    // Without our label, a real server would not show it to us.
+    server.hold_back();
+    server.put(made(&wish).await);
+    server.forget_held_back();
+    let asked = replica.ask(&wish);
+    let second = format!("{}-2", wish.name());
+    server.until(|server| is_approved(server, &second)).await;
+    asked.abort();
+    assert_eq!(server.names().len(), 2);
+}
+
 /// What the test changes of the object before it is found, and the reason for which another name is used.
 #[test_case::test_case("username", "somebody"; "another made it")]
 #[test_case::test_case("username", ""; "nobody knows who made it")]

@@ -269,6 +269,23 @@ async fn a_decision_against_it_removes_it_at_once(kind: &str, expected: &str) {
     assert!(server.names().is_empty());
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_stands_around_the_certificates_is_left_out() {
+    let server = Server::default();
+    let replica = Replica::new(&server);
+    let wish = Wish::new();
+    let asked = replica.ask(&wish);
+    server.until(|server| is_approved(server, &wish.name())).await;
+    let text = format!("subject: x\n{}more text\n", wish.certificate());
+    server.sign(&wish.name(), &text);
+    let issued = asked.await.unwrap().unwrap();
+    let expected = ensign_pki::Certificate::parse_pem(&wish.certificate()).unwrap();
+    assert_eq!(issued.chain.len(), 1);
+    // Made anew each time, so not the same but for its key.
+    let seen = ensign_pki::Certificate::parse_der(&issued.chain[0]).unwrap();
+    assert_eq!(seen.spki_der(), expected.spki_der());
+}
+
 #[test_case("", "no text of a certificate"; "empty is no answer yet")]
 #[test_case("garbage", "unreadable_answer"; "no PEM")]
 #[test_case("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "unreadable_answer"; "no certificate in it")]

@@ -176,6 +176,11 @@ impl Server {
         }
     }
 
+    /// The watch never shows what it was kept from showing.
+    pub(super) fn forget_held_back(&self) {
+        self.0.state.lock().held_back = None;
+    }
+
     async fn answer(self, request: Request<Body>) -> Result<Response<Says>, BoxError> {
         let (head, body) = request.into_parts();
         let (method, path) = (head.method, head.uri.path().to_owned());
@@ -212,7 +217,8 @@ impl Server {
             None => None,
         };
         let name = path.split('/').nth(5).unwrap_or_default();
-        let answer = self.0.state.lock().answer(kind, name, &body);
+        let since = head.uri.query().and_then(since).unwrap_or_default();
+        let answer = self.0.state.lock().answer(kind, name, since, &body);
         self.0.changed.notify_waiters();
         match after {
             None => Ok(answer),
@@ -228,7 +234,7 @@ impl Server {
 // === impl State ===
 
 impl State {
-    fn answer(&mut self, kind: &str, name: &str, body: &[u8]) -> Response<Says> {
+    fn answer(&mut self, kind: &str, name: &str, since: u64, body: &[u8]) -> Response<Says> {
         let object = || serde_json::from_slice::<Value>(body).unwrap();
         match kind {
             "list" => {
@@ -241,6 +247,10 @@ impl State {
             }
             "watch" => {
                 let (events, watcher) = mpsc::unbounded_channel();
+                let later = |object: &&Value| version(object) > since;
+                for object in self.objects.values().filter(later) {
+                    _ = events.send(event("ADDED", object));
+                }
                 self.watchers.push(events);
                 Response::new(Says::Events(watcher))
             }
@@ -306,8 +316,8 @@ impl State {
         object
     }
 
-    fn tell(&mut self, event: &str, object: &Value) {
-        let event = Bytes::from(format!("{}\n", json!({ "type": event, "object": object })));
+    fn tell(&mut self, kind: &str, object: &Value) {
+        let event = event(kind, object);
         match &mut self.held_back {
             Some(held_back) => held_back.push(event),
             None => self.show(event),
@@ -317,6 +327,20 @@ impl State {
     fn show(&mut self, event: Bytes) {
         self.watchers.retain(|watcher| watcher.send(event.clone()).is_ok());
     }
+}
+
+fn event(kind: &str, object: &Value) -> Bytes {
+    format!("{}\n", json!({ "type": kind, "object": object })).into()
+}
+
+fn version(object: &Value) -> u64 {
+    object["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
+}
+
+/// From where a watch goes on.
+fn since(query: &str) -> Option<u64> {
+    let mut pairs = query.split('&');
+    pairs.find_map(|pair| pair.strip_prefix("resourceVersion=")?.parse().ok())
 }
 
 fn whole(code: u16, object: &Value) -> Response<Says> {
