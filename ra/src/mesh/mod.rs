@@ -114,16 +114,13 @@ impl Mesh {
     /// The default of a namespace: its ProxyConfig's, else the root namespace's, else `proxyMetadata`'s.
     pub fn default_signer<'a>(&'a self, namespace: &'a str) -> Option<MeshDefault<'a>> {
         let root = &*self.root_namespace;
-        let own = (namespace != root)
-            .then(|| self.proxies.choice(namespace))
-            .flatten()
-            .map(|choice| MeshDefault {
-                signer: &choice.signer,
-                by: DefaultSource::Namespace {
-                    namespace,
-                    object: &choice.object,
-                },
-            });
+        let own = self.proxies.choice(namespace).map(|choice| MeshDefault {
+            signer: &choice.signer,
+            by: DefaultSource::Namespace {
+                namespace,
+                object: &choice.object,
+            },
+        });
         let everywhere = || {
             self.proxies.choice(root).map(|choice| MeshDefault {
                 signer: &choice.signer,

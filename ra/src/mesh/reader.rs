@@ -186,6 +186,26 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_that_breaks_keeps_what_it_gave() {
+        let (mut reader, _) = reader();
+        let root = ensign_testkit::TestCa::new("root").root_pem().replace('\n', "\n    ");
+        let entry = |pem: &str| {
+            content(&format!(
+                "caCertificates:\n- certSigners: [example.com/foo]\n  pem: |\n    {pem}\n"
+            ))
+        };
+        let mut has_roots = |found: &Content| {
+            let config = reader.look(Some(found)).unwrap();
+            let (signer, trust_domain) = ("example.com/foo".parse().unwrap(), "cluster.local".parse().unwrap());
+            config.roots(&signer, &trust_domain).unwrap().is_some()
+        };
+        assert!(!has_roots(&entry("oops")));
+        assert!(has_roots(&entry(&root)));
+        assert!(has_roots(&entry("oops")));
+        assert!(!has_roots(&content("{}")), "what is removed is gone");
+    }
+
+    #[test]
     fn what_is_missing_is_named() {
         assert!(read(None).unwrap_err().to_string().contains("--mesh-config-map"));
         let none = Content {

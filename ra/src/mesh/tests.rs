@@ -331,6 +331,15 @@ fn a_removed_entry_is_removed_and_a_broken_one_for_all_keeps_what_was_for_all() 
     assert_eq!(roots_of(&fresh.after(&MeshConfig::default()), "foo"), [2]);
 }
 
+/// Each would bring all that is kept along again, at every change.
+#[test]
+fn two_broken_entries_keep_each_root_once() {
+    let broken = || parse(&entries(&[with_pem("oops", &["foo"]), with_pem("oops", &["foo"])]));
+    let first = broken().after(&parse(&entries(&[entry(&[0, 1], &["foo"]), entry(&[2], &["foo"])])));
+    assert_eq!(roots_of(&first, "foo"), [0, 1, 2]);
+    assert_eq!(broken().after(&first), first);
+}
+
 #[test]
 fn the_root_namespace_is_the_control_planes_unless_said() {
     let pc = |namespace: &str| ProxyConfig {
