@@ -126,7 +126,10 @@ impl Refusal {
     /// The code for the caller.
     pub fn code(&self) -> Code {
         match self {
-            Self::Limit(LimitError::QueueDeadline) => Code::DeadlineExceeded,
+            Self::Limit(LimitError::QueueDeadline)
+            | Self::SlowMessage
+            | Self::SignerDeadline(_)
+            | Self::ClientDeadline => Code::DeadlineExceeded,
             Self::Limit(_) => Code::ResourceExhausted,
             // A server that is away says nothing about a token: such a call is to be repeated, not given up.
             Self::Authn(error) if error.is_passing() => Code::Unavailable,
@@ -143,7 +146,6 @@ impl Refusal {
             Self::Closed(_) | Self::NoSigner(_) | Self::NoRoots { .. } => Code::Unavailable,
             Self::Gate { why, .. } => why.code(),
             Self::Signer(error) => error.code(),
-            Self::SlowMessage | Self::SignerDeadline(_) | Self::ClientDeadline => Code::DeadlineExceeded,
             Self::Answer { .. } => Code::Internal,
         }
     }

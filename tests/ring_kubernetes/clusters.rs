@@ -22,7 +22,6 @@ type Result = anyhow::Result<()>;
 /// One namespace and account of the same names in both clusters, a pod of it in each, and a ztunnel beside each pod.
 struct Side {
     namespace: String,
-    system: String,
     web: String,
     ztunnel: String,
 }
@@ -38,7 +37,6 @@ impl Side {
         let ztunnel = bed.pod(system, "ztunnel-0", "ztunnel", &node).await?;
         Ok(Self {
             namespace: namespace.to_owned(),
-            system: system.to_owned(),
             web: bed.token(&TokenOf::new(namespace, "web").pod(&web)).await?,
             ztunnel: bed.token(&TokenOf::new(system, "ztunnel").pod(&ztunnel)).await?,
         })

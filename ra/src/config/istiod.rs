@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use ensign_daemon::settings::Checker;
 
+use super::kubernetes::Noted;
 use super::values::{key_type, label, positive, subdomain};
 use crate::istiod::{IstiodConfig, IstiodNames, Provider};
 use crate::mesh::KubernetesSigner;
@@ -103,16 +104,18 @@ pub(super) struct IstiodArgs {
 }
 
 impl IstiodArgs {
-    /// `Some(None)`: istiod's certificate is not our business.
+    /// `None`: istiod's certificate is not our business.
     pub(super) fn check(
         &self,
         c: &mut Checker<'_>,
         istio_namespace: Option<&str>,
         provider: Option<&KubernetesSigner>,
-    ) -> Option<Option<IstiodSettings>> {
-        let enabled: bool = c.parse("istiod_cert_enabled", &self.istiod_cert_enabled, "true or false")?;
+    ) -> Result<Option<IstiodSettings>, Noted> {
+        let enabled: bool = c
+            .parse("istiod_cert_enabled", &self.istiod_cert_enabled, "true or false")
+            .ok_or(Noted)?;
         let signer = match (enabled, provider) {
-            (false, None) => return Some(None),
+            (false, None) => return Ok(None),
             (true, Some(provider)) => {
                 let seen = format!("k8s.io/{provider}");
                 let why = "istiod has one certificate: either from cert-manager, or from a Kubernetes signer";
@@ -122,10 +125,10 @@ impl IstiodArgs {
                     "nothing beside --istiod-cert-enabled",
                     why,
                 );
-                return None;
+                return Err(Noted);
             }
-            (false, Some(provider)) => Some(IstiodSigner::Kubernetes(provider.clone())),
-            (true, None) => self.cert_manager(c).map(IstiodSigner::CertManager),
+            (false, Some(provider)) => IstiodSigner::Kubernetes(provider.clone()),
+            (true, None) => IstiodSigner::CertManager(self.cert_manager(c)?),
         };
         let Some(istio_namespace) = istio_namespace else {
             let why = "istiod's certificate is an object of the API server";
@@ -135,7 +138,7 @@ impl IstiodArgs {
                 "an API server (--kubernetes)",
                 why,
             );
-            return None;
+            return Err(Noted);
         };
         let namespace = self.istiod_cert_namespace.as_deref().unwrap_or(istio_namespace);
         let namespace = label(c, "istiod_cert_namespace", namespace);
@@ -152,28 +155,30 @@ impl IstiodArgs {
             Some(Provider::Secret)
         };
         let key_type = self.key_type(c, enabled);
-        Some(Some(IstiodSettings {
-            config: IstiodConfig {
-                provider: provider?,
-                names: IstiodNames {
-                    namespace: namespace?,
-                    revisions: revisions?,
-                    more: more?,
+        let settings = || {
+            Some(IstiodSettings {
+                config: IstiodConfig {
+                    provider: provider?,
+                    names: IstiodNames {
+                        namespace: namespace?,
+                        revisions: revisions?,
+                        more: more?,
+                    },
+                    key_type: key_type?,
+                    ttl: ttl?,
                 },
-                key_type: key_type?,
-                ttl: ttl?,
-            },
-            signer: signer?,
-        }))
+                signer,
+            })
+        };
+        settings().ok_or(Noted).map(Some)
     }
 
-    fn cert_manager(&self, c: &mut Checker<'_>) -> Option<Option<SignerName>> {
-        match &self.istiod_cert_signer {
-            Some(name) => c
-                .parse("istiod_cert_signer", name, "the name of a signer of the policy")
-                .map(Some),
-            None => Some(None),
-        }
+    fn cert_manager(&self, c: &mut Checker<'_>) -> Result<Option<SignerName>, Noted> {
+        let Some(name) = &self.istiod_cert_signer else {
+            return Ok(None);
+        };
+        let name = c.parse("istiod_cert_signer", name, "the name of a signer of the policy");
+        name.ok_or(Noted).map(Some)
     }
 
     fn certificate(&self, c: &mut Checker<'_>, ttl: Option<Duration>) -> Option<Provider> {

@@ -214,7 +214,7 @@ impl Config {
                 serving: serving?,
                 leader: leader?,
                 roots: roots?,
-                istiod: istiod?,
+                istiod: istiod.ok()?,
                 drain_timeout: drain_timeout?,
                 addresses_file: args.addresses_file.as_ref().map(PathBuf::from),
                 log: LogConfig {

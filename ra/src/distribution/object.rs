@@ -43,6 +43,10 @@ pub(super) struct Place {
 // === impl Held ===
 
 impl Held {
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a store keeps what this makes of an object that it hands over"
+    )]
     pub(super) fn of_config_map(object: ConfigMap) -> Self {
         let pem = object.data.as_ref().and_then(|data| data.get(KEY));
         let label = object.metadata.labels.as_ref().and_then(|labels| labels.get(LABEL));

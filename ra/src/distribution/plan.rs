@@ -214,7 +214,7 @@ const CHANGES: usize = 3;
 const WINDOW: Duration = Duration::from_mins(15);
 /// How long a contested object is left alone, at first and at most.
 const FIRST_REST: Duration = Duration::from_mins(5);
-const LONGEST_REST: Duration = Duration::from_mins(60);
+const LONGEST_REST: Duration = Duration::from_hours(1);
 /// After a failed write.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);

@@ -107,13 +107,15 @@ impl Worker {
             self.histories.changes(),
         ];
         while !self.stop.is_cancelled() {
-            changes.iter_mut().for_each(|one| one.mark_unchanged());
+            for one in &mut changes {
+                one.mark_unchanged();
+            }
             let next = self.round().await;
             let [namespaces, config_maps, bundles, histories] = &mut changes;
             tokio::select! {
                 () = sleep_until(next) => {}
                 // Whatever changed, after a moment in which more may.
-                _ = async { tokio::select! {
+                () = async { tokio::select! {
                     _ = namespaces.changed() => {}
                     _ = config_maps.changed() => {}
                     _ = bundles.changed() => {}
@@ -269,7 +271,7 @@ impl Worker {
         let selected = namespaces
             .iter()
             .filter(|(key, place)| !place.terminating && !SKIPPED.contains(&key.name.as_str()));
-        let mut targets: Vec<(Target, Option<Arc<Held>>, Option<&str>)> = selected
+        let mut targets: Vec<Found<'_>> = selected
             .map(|(key, _)| {
                 let held = self.config_maps.get(&ObjectKey::new(key.name.clone(), NAME));
                 (Target::Namespace(key.name.clone()), held, Some(LABELLED))
@@ -377,3 +379,6 @@ const AWAY: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Failures in a row that are worth a warning.
 const PERSISTENT: u32 = 3;
+
+/// A target, what it holds now, and the label that it should bear.
+type Found<'a> = (Target, Option<Arc<Held>>, Option<&'a str>);

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use ensign_daemon::logging;
 use ensign_pki::{Certificate, Chain, PrivateKey, Validity, verify_server};
-use kube::ResourceExt as _;
+use kube::ResourceExt;
 use kube::runtime::watcher;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
@@ -122,7 +122,7 @@ impl Keeper {
                 self.failed("foreign", &why)
             }
             Step::Roots => {
-                let version = seen.and_then(|secret| secret.resource_version()).unwrap_or_default();
+                let version = seen.and_then(ResourceExt::resource_version).unwrap_or_default();
                 let values: [(&str, &[u8]); 1] = [(ROOTS, roots.pem().as_bytes())];
                 self.written(
                     self.secret.replace(FIELD_MANAGER, &version, &values).await,

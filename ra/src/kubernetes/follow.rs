@@ -407,8 +407,11 @@ mod tests {
         format!("{}\n", serde_json::json!({"type": kind, "object": object})).into()
     }
 
+    /// The requests so far.
+    type Asked = Arc<Mutex<Vec<String>>>;
+
     /// Follows ConfigMaps of a server that answers its requests by this script; the last answer is for all that follow.
-    fn followed(script: Vec<(u16, Says)>) -> (Watched, Arc<Store<ConfigMap>>, Arc<Mutex<Vec<String>>>) {
+    fn followed(script: Vec<(u16, Says)>) -> (Watched, Arc<Store<ConfigMap>>, Asked) {
         let script = Arc::new(Mutex::new(script.into_iter().map(Some).collect::<Vec<_>>()));
         let (asked, count) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(0)));
         let seen = Arc::clone(&asked);

@@ -74,7 +74,8 @@ impl ObjectKey {
 
 // === impl Store ===
 
-impl<V> Store<V, V> {
+#[expect(clippy::mismatching_type_param_order, reason = "what is kept is what comes in")]
+impl<K> Store<K, K> {
     /// Keeps whole objects.
     pub fn whole() -> Self {
         Self::keeping(|object| object)

@@ -23,10 +23,11 @@ pub(crate) struct Answer {
 /// Every request so far: method, path and body.
 pub(crate) type Asked = Arc<Mutex<Vec<(String, String)>>>;
 
-/// A client of a server that answers the n-th request (from 0) by `answer`; `None` is a broken connection.
+/// A client of a server that answers by `answer`, which is told method and path and how many requests there were before;
+/// `None` is a broken connection.
 pub(crate) fn client<F>(answer: F) -> (Client, Asked)
 where
-    F: Fn(usize) -> BoxFuture<'static, Option<Answer>> + Send + Sync + 'static,
+    F: Fn(&str, usize) -> BoxFuture<'static, Option<Answer>> + Send + Sync + 'static,
 {
     let (asked, answer) = (Asked::default(), Arc::new(answer));
     let seen = Arc::clone(&asked);
@@ -37,10 +38,10 @@ where
             let body = request.into_body().collect_bytes().await?;
             let number = {
                 let mut seen = seen.lock();
-                seen.push((what, String::from_utf8_lossy(&body).into_owned()));
+                seen.push((what.clone(), String::from_utf8_lossy(&body).into_owned()));
                 seen.len() - 1
             };
-            let answer = answer(number).await.ok_or("connection reset")?;
+            let answer = answer(&what, number).await.ok_or("connection reset")?;
             let mut response = Response::builder().status(answer.code);
             if let Some(seconds) = answer.retry_after {
                 response = response.header("retry-after", seconds);

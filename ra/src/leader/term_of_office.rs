@@ -27,12 +27,17 @@ where
             return Ok(());
         }
         let term = stop.child_token();
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = work(term.clone()) => {}
-            _ = leading.wait_for(|leads| !*leads) => {}
-        }
+        let elections = tokio::select! {
+            () = stop.cancelled() => true,
+            () = work(term.clone()) => true,
+            lost = leading.wait_for(|leads| !*leads) => lost.is_ok(),
+        };
         term.cancel();
+        if !elections {
+            // Its last word was that we lead, and it counts no more.
+            stop.cancelled().await;
+            return Ok(());
+        }
     }
 }
 

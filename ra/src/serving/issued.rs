@@ -323,17 +323,14 @@ impl Keeper {
             (KEY, key_pem.as_bytes()),
             (ROOTS, obtained.roots.pem().as_bytes()),
         ];
-        let written = match seen {
-            Some(secret) => {
-                let version = secret.resource_version().unwrap_or_default();
-                self.secret.replace(FIELD_MANAGER, &version, &values).await
-            }
-            None => {
-                let labels = BTreeMap::from([("app.kubernetes.io/managed-by".to_owned(), FIELD_MANAGER.to_owned())]);
-                self.secret
-                    .create(&self.creator, "kubernetes.io/tls", &labels, &values)
-                    .await
-            }
+        let written = if let Some(secret) = seen {
+            let version = secret.resource_version().unwrap_or_default();
+            self.secret.replace(FIELD_MANAGER, &version, &values).await
+        } else {
+            let labels = BTreeMap::from([("app.kubernetes.io/managed-by".to_owned(), FIELD_MANAGER.to_owned())]);
+            self.secret
+                .create(&self.creator, "kubernetes.io/tls", &labels, &values)
+                .await
         };
         match written {
             Ok(secret) => self.version = secret.resource_version(),

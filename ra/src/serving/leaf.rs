@@ -61,11 +61,14 @@ impl ServerNames {
             source,
         };
         let key = PrivateKey::generate(KeyType::P256).map_err(|error| failed(error.into()))?;
-        let name = |name| match name {
-            &ServerName::Dns(ref name) => Name::Dns(name),
-            &ServerName::Ip(address) => Name::Ip(address),
-        };
-        let names: Vec<Name<'_>> = self.0.iter().map(name).collect();
+        let names: Vec<Name<'_>> = self
+            .0
+            .iter()
+            .map(|name| match name {
+                ServerName::Dns(name) => Name::Dns(name),
+                ServerName::Ip(address) => Name::Ip(*address),
+            })
+            .collect();
         let leaf = Leaf {
             spki_der: &key.spki_der(),
             rsa: false,

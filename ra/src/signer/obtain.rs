@@ -166,4 +166,4 @@ fn discover(discovery: &Discovery, ca: Option<&[u8]>, chain: &IssuedChain, now: 
 }
 
 /// For a signer that names no deadline.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);

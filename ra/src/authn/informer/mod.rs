@@ -164,3 +164,6 @@ impl LiveError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

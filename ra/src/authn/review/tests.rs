@@ -30,7 +30,7 @@ fn reviewer<F>(answer: F) -> (Reviewer, Asked)
 where
     F: Fn(usize) -> BoxFuture<'static, Option<Answer>> + Send + Sync + 'static,
 {
-    let (client, asked) = testing::client(answer);
+    let (client, asked) = testing::client(move |_, number| answer(number));
     let expected = Expectations {
         audiences: vec!["istio-ca".to_owned()],
         leeway: Duration::from_secs(10),

@@ -134,7 +134,8 @@ impl State {
     /// Somebody wants in.
     pub(super) fn arrive(&mut self, namespace: &str, now: Instant) -> Result<Arrival, GateError> {
         // Those who wait already are kept for when it closes, and the first of them is the probe.
-        if !self.breaker.is_closed() && !(self.queue.is_empty() && self.breaker.lets_in()) {
+        let is_probe = self.queue.is_empty() && self.breaker.lets_in();
+        if !(self.breaker.is_closed() || is_probe) {
             return Err(GateError::CircuitOpen {
                 why: self.breaker.why(),
             });
@@ -258,7 +259,7 @@ impl State {
 
 /// Above what an API server asks for (a second by default, in its own overload protection), below the patience of an
 /// operator who watches a mesh stand still for one wrong number.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 #[cfg(test)]
 impl State {
