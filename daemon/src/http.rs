@@ -58,6 +58,11 @@ pub fn health_router(readiness: Readiness) -> Router {
         .route("/readyz", get(move || async move { ready(&readiness) }))
 }
 
+/// The answer of `/readyz` at another path, for those who look for it there; one without variables.
+pub fn readiness_router(path: &str, readiness: Readiness) -> Router {
+    Router::new().route(path, get(move || async move { ready(&readiness) }))
+}
+
 /// Serves `router` on `listener` until `stop`; connections are tracked by `connections`.
 pub async fn serve(
     listener: TcpListener,

@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, ensure};
 use ensign_testbed::{
-    cluster::{Cluster, ClusterOptions, Manifests},
+    cluster::{Cluster, Manifests},
     wait::{self, PATIENCE},
 };
 use kube::api::{Patch, PatchParams};
@@ -15,7 +15,7 @@ type Result = anyhow::Result<()>;
 
 #[tokio::test]
 async fn each_attack_succeeds_without_the_policies_and_fails_with_them() -> Result {
-    let bed = Cluster::start(ClusterOptions::default()).await?;
+    let bed = Cluster::shared().await?;
     let scene = Scene::set(&bed).await?;
     for attack in Attack::ALL {
         let trophy = attack.run(&scene).await.with_context(|| format!("{attack:?}"))?;

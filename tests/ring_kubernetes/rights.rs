@@ -193,7 +193,7 @@ async fn each_right_is_enough_and_needed_for_what_the_ra_does_with_it() -> Resul
     let bed = Cluster::start(ClusterOptions::default()).await?;
     let (own, istio) = (bed.namespace("own").await?, bed.namespace("istio").await?);
     bed.service_account(&own, "ensign-ra").await?;
-    bed.apply_yaml("{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: proxyconfigs.networking.istio.io}, spec: {group: networking.istio.io, scope: Namespaced, names: {kind: ProxyConfig, plural: proxyconfigs}, versions: [{name: v1beta1, served: true, storage: true, schema: {openAPIV3Schema: {type: object}}}]}}").await?;
+    bed.install_proxy_config().await?;
     bed.cluster_issuer(&istio).await?;
     bed.issuer(&istio, "istio-ca").await?;
     let places = Places {

@@ -63,6 +63,7 @@ fn policy_sources(
     };
     PolicySources {
         file: config.policy_file.clone(),
+        text: config.policy_text.clone(),
         mesh: config.istio.as_ref().and_then(&mut follow),
         trust_domain: config.trust_domain.clone(),
     }

@@ -26,6 +26,7 @@ pub(super) struct Listeners {
     grpc: TcpListener,
     readyz: TcpListener,
     metrics: TcpListener,
+    readiness_path: Option<String>,
 }
 
 /// What the gRPC server serves, and how.
@@ -45,6 +46,7 @@ impl Listeners {
             grpc: http::bind(config.grpc, "certificate requests, --grpc-addr").await?,
             readyz: http::bind(config.readyz, "health, --readyz-addr").await?,
             metrics: http::bind(config.metrics, "metrics, --metrics-addr").await?,
+            readiness_path: config.readiness_path.clone(),
         })
     }
 
@@ -81,7 +83,10 @@ pub(super) fn start(listeners: Listeners, served: Served, boot: Boot) -> anyhow:
     let grpc_server = serve(served.service, incoming, served.limits, grace, metrics, stop);
     supervisor.spawn("grpc server", grpc_server);
 
-    let health = http::health_router(readiness.clone());
+    let mut health = http::health_router(readiness.clone());
+    if let Some(path) = &listeners.readiness_path {
+        health = health.merge(http::readiness_router(path, readiness.clone()));
+    }
     spawn_http(&mut supervisor, "health server", listeners.readyz, health);
     let scrapes = http::metrics_router(Arc::new(registry));
     spawn_http(&mut supervisor, "metrics server", listeners.metrics, scrapes);

@@ -148,7 +148,7 @@ impl MeshArgs {
         if !policy_file {
             c.missing(
                 "policy_file",
-                "a path; or EXTERNAL_CA=ISTIOD_RA_KUBERNETES_API, to take the policy from Istio's configuration",
+                "a path; or EXTERNAL_CA=ISTIOD_RA_KUBERNETES_API, to take the policy from Istio's configuration; or --issuer-name, for one issuer as with istio-csr",
             );
         }
         let meaningless = [

@@ -5,22 +5,26 @@
 //! docs/ra-configuration.md lists them all.
 
 mod distribution;
+mod istio_csr;
 mod istiod;
 mod kubernetes;
 mod leader;
 mod limits;
 mod listen;
+mod log;
 mod mesh;
 mod serving;
 mod tokens;
 mod values;
+mod without_effect;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{FromArgMatches, Parser};
 use ensign_daemon::GoDuration;
-use ensign_daemon::logging::{LogConfig, LogFormat};
+use ensign_daemon::logging::LogConfig;
 use ensign_daemon::settings::{self, Checker, Problems};
 use ensign_pki::TrustDomain;
 
@@ -32,15 +36,18 @@ pub use listen::ListenConfig;
 pub use mesh::IstioConfig;
 
 use self::distribution::DistributionArgs;
+use self::istio_csr::{Beside, IstioCsrArgs};
 use self::istiod::IstiodArgs;
 use self::kubernetes::KubernetesArgs;
 use self::leader::LeaderArgs;
 use self::limits::LimitsArgs;
 use self::listen::ListenArgs;
+use self::log::LogArgs;
 use self::mesh::MeshArgs;
 use self::serving::ServingArgs;
 use self::tokens::TokenArgs;
 use self::values::{duration, positive};
+use self::without_effect::WithoutEffectArgs;
 use crate::authn::AuthnConfig;
 use crate::limits::LimitsConfig;
 use crate::serving::ServingSource;
@@ -54,6 +61,8 @@ pub struct Args {
     policy_file: Option<String>,
     #[command(flatten)]
     mesh: MeshArgs,
+    #[command(flatten)]
+    istio_csr: IstioCsrArgs,
     #[command(flatten)]
     kubernetes: KubernetesArgs,
     #[command(flatten)]
@@ -89,22 +98,25 @@ pub struct Args {
     /// Write the bound addresses here as JSON, once all are bound
     #[arg(long, env = "ENSIGN_RA_ADDRESSES_FILE", value_name = "PATH")]
     addresses_file: Option<String>,
-    /// `text` or `json`
-    #[arg(long, env = "ENSIGN_RA_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
-    log_format: String,
-    /// Level, or `level,target=level`
-    #[arg(long, env = "ENSIGN_RA_LOG_LEVEL", default_value = "info", value_name = "FILTER")]
-    log_level: String,
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(flatten)]
+    without_effect: WithoutEffectArgs,
     /// Print the settings in effect and exit
     #[arg(long)]
     print_config: bool,
+    /// Print the policy file that istio-csr's flags amount to and exit
+    #[arg(long)]
+    print_policy: bool,
 }
 
 /// What the RA runs with.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Path of the policy. Without it the policy comes from Istio's configuration.
+    /// Path of the policy. Without it the policy is the next one, or comes from Istio's configuration.
     pub policy_file: Option<PathBuf>,
+    /// The policy that istio-csr's flags amount to, as the text of a policy file.
+    pub policy_text: Option<Arc<str>>,
     /// Istio's configuration, if the policy follows it.
     pub istio: Option<IstioConfig>,
     /// The trust domain, if the settings say one.
@@ -165,6 +177,9 @@ impl Command {
         let matches = command.clone().try_get_matches_from(line)?;
         let args = Args::from_arg_matches(&matches)?;
         let config = Config::check(&args, &matches, &command)?;
+        if let Some(policy) = config.policy_text.as_deref().filter(|_| args.print_policy) {
+            return Ok(Self::Print(policy.trim_end().to_owned()));
+        }
         if args.print_config {
             return Ok(Self::Print(settings::print(&command, &matches)));
         }
@@ -181,9 +196,21 @@ impl Config {
         let kubernetes = args.kubernetes.check(c, args.tokens.has_jwks_file());
         // A cluster whose settings are wrong counts as one: that mistake was noted already.
         let has_kubernetes = !matches!(kubernetes, Ok(None));
-        let mesh = args.mesh.check(c, policy_file.is_some(), has_kubernetes);
+        let has_policy = policy_file.is_some() || IstioCsrArgs::are_used(matches);
+        let mesh = args.mesh.check(c, has_policy, has_kubernetes);
+        let beside = Beside {
+            policy_file: policy_file.is_some(),
+            istio: mesh.as_ref().is_some_and(|mesh| mesh.istio.is_some()),
+            kubernetes: has_kubernetes,
+            trust_domain: mesh.as_ref().and_then(|mesh| mesh.trust_domain.as_ref()),
+        };
+        let policy_text = args.istio_csr.check(c, matches, beside);
+        if args.print_policy && policy_text.as_ref().is_some_and(Option::is_none) {
+            let why = "only these flags amount to a policy";
+            c.refuse("print_policy", "true", "istio-csr's flags, such as --issuer-name", why);
+        }
         let authn = args.tokens.check(c, has_kubernetes);
-        let listen = args.listen.check(c);
+        let listen = args.listen.check(c, matches);
         let serving = args.serving.check(c);
         let leader = args.leader.check(c);
         let roots = args.distribution.check(c);
@@ -198,12 +225,13 @@ impl Config {
         let limits = args.limits.check(c);
         let signer_timeout = positive(c, "signer_timeout", &args.signer_timeout);
         let drain_timeout = duration(c, "drain_timeout", &args.drain_timeout, GoDuration::not_negative);
-        let format: Option<LogFormat> = c.parse("log_format", &args.log_format, "text or json");
-        let level = c.parse("log_level", &args.log_level, "a level or level,target=level");
+        let log = args.log.check(c);
+        args.without_effect.check(c);
         let config = (|| {
             let mesh = mesh?;
             Some(Self {
                 policy_file: policy_file.map(PathBuf::from),
+                policy_text: policy_text?,
                 istio: mesh.istio,
                 trust_domain: mesh.trust_domain,
                 kubernetes: kubernetes.ok()?,
@@ -217,10 +245,7 @@ impl Config {
                 istiod: istiod.ok()?,
                 drain_timeout: drain_timeout?,
                 addresses_file: args.addresses_file.as_ref().map(PathBuf::from),
-                log: LogConfig {
-                    format: format?,
-                    level: level?,
-                },
+                log: log?,
             })
         })();
         checker.finish(config)

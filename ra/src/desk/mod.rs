@@ -50,11 +50,13 @@ pub trait OpenSigners: std::fmt::Debug + Send + Sync {
     fn open<'a>(&'a self, policy: &'a Policy, before: &'a Signers) -> BoxFuture<'a, anyhow::Result<Signers>>;
 }
 
-/// Where policies come from: at least one of file and mesh.
+/// Where policies come from: at least one of file and mesh, or a text alone.
 #[derive(Debug, Clone, Default)]
 pub struct PolicySources {
     /// The policy file.
     pub file: Option<PathBuf>,
+    /// A text in its place, which never changes.
+    pub text: Option<Arc<str>>,
     /// Istio's configuration.
     pub mesh: Option<(MeshFeed, IstioSettings)>,
     /// The trust domain of the settings.
@@ -128,6 +130,11 @@ pub async fn start(
     let (keeper, desk) = Keeper::new(&sources, parts, gate);
     let stop = supervisor.stop_token();
     supervisor.spawn("policy", keeper.run(offered, mesh.clone(), stop.clone()));
+    if let Some(text) = sources.text {
+        let (verdict, told) = oneshot::channel();
+        offers.send(Offer { text, verdict }).await.map_err(|_| Stopping)?;
+        told.await.map_err(|_| Stopping)??;
+    }
     if sources.file.is_none() {
         // The keeper must not take the end of the channel for its own.
         supervisor.spawn("no policy file", async move {

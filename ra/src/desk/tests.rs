@@ -95,12 +95,22 @@ impl World {
     }
 
     async fn start(&mut self, file: bool, mesh: bool) -> anyhow::Result<watch::Receiver<Arc<Desk>>> {
+        self.start_with(file, mesh, None).await
+    }
+
+    async fn start_with(
+        &mut self,
+        file: bool,
+        mesh: bool,
+        text: Option<&str>,
+    ) -> anyhow::Result<watch::Receiver<Arc<Desk>>> {
         let settings = IstioSettings {
             signer_domain: Some(DOMAIN.parse().unwrap()),
             ..IstioSettings::default()
         };
         let sources = PolicySources {
             file: file.then(|| self.path()),
+            text: text.map(Arc::from),
             mesh: mesh.then(|| (self.mesh.subscribe(), settings)),
             trust_domain: None,
         };
@@ -204,6 +214,25 @@ async fn a_file_alone_must_be_good_at_the_start_and_may_be_wrong_later() {
     world.write(&file("signers: [own]"));
     until("the new file counts", || served(&desk, "") == Err("no_default_signer")).await;
     assert!(world.metric("mesh_config_in_effect 0"), "nothing is followed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_text_in_the_place_of_a_file_opens_the_desk_or_stops_the_start() {
+    let mut world = World::new();
+    let error = world
+        .start_with(false, false, Some("apiVersion: nonsense\n"))
+        .await
+        .unwrap_err();
+    assert!(format!("{error:#}").contains("cannot be read"), "{error:#}");
+
+    let mut world = World::new();
+    let text = file("signers: [own]\n  default: own\n  ignoreCertSigner: true");
+    let desk = world.start_with(false, false, Some(&text)).await.unwrap();
+    assert_eq!(served(&desk, ""), Ok("own".to_owned()));
+    assert_eq!(served(&desk, "foo"), Ok("own".to_owned()));
+    assert_eq!(world.waits_for(), "");
+    settle().await;
+    assert_eq!(served(&desk, ""), Ok("own".to_owned()), "it stays");
 }
 
 #[tokio::test(start_paused = true)]

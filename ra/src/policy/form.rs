@@ -166,6 +166,8 @@ pub(super) struct RuleForm {
     pub(super) signers: Vec<Spanned<String>>,
     #[serde(default)]
     pub(super) default: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) ignore_cert_signer: bool,
 }
 
 /// As istiod, which approves what it requests.

@@ -172,7 +172,7 @@ impl Policy {
                 namespace: namespace.to_owned(),
                 service_account: service_account.to_owned(),
             })?;
-        match (wish.signer, &rule.default) {
+        match (wish.signer.filter(|_| !rule.ignores_wish), &rule.default) {
             (Some(signer), _) if rule.allowed.contains(signer) => Ok((signer.clone(), ChosenBy::Request)),
             (Some(signer), _) => Err(wish.not_allowed(signer, &rule.allowed)),
             (None, Some(default)) => Ok((default.clone(), ChosenBy::Rule)),

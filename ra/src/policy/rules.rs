@@ -19,6 +19,8 @@ pub(super) struct Rule {
     pub(super) accounts: Names,
     pub(super) allowed: Vec<SignerName>,
     pub(super) default: Option<SignerName>,
+    /// What a workload asks for counts for nothing: it gets the default.
+    pub(super) ignores_wish: bool,
 }
 
 /// Exact names, or every name.
@@ -66,6 +68,7 @@ impl Rule {
             accounts: accounts?,
             allowed,
             default,
+            ignores_wish: form.ignore_cert_signer,
         })
     }
 }

@@ -30,14 +30,19 @@ pub use self::{
     audit::{Audit, Mark, Request, Requests, RequestsBy},
     authority::Credential,
     component::{Component, cert_manager::NAMESPACE as CERT_MANAGER_NAMESPACE},
-    deploy::{Manifests, Places, Right},
+    deploy::{Account, Manifests, Places, Right},
     objects::{IssuerRef, TokenOf, USAGES, issued, unique},
     options::ClusterOptions,
     session::{down, session},
     shared::{SharedCluster, supervise},
 };
 
-use std::{collections::BTreeMap, ops::Deref, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    ops::Deref,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Context, bail, ensure};
 use parking_lot::Mutex;
@@ -53,6 +58,11 @@ use crate::{
     process::{Log, Program},
     wait::{self, PATIENCE},
 };
+
+/// The program `kubectl`.
+pub fn kubectl() -> anyhow::Result<PathBuf> {
+    Ok(distribution()?.join("bin/kubectl"))
+}
 
 /// A running cluster of one's own.
 pub struct Cluster {

@@ -228,7 +228,7 @@ async fn without_keys_or_watches_tokens_are_reviewed() {
 #[tokio::test(start_paused = true)]
 async fn what_a_broken_watch_has_not_seen_is_reviewed_and_what_a_whole_one_has_not_seen_is_not_there() {
     let mint = TokenMint::es256("k");
-    let unnamed = world(keys(&[&mint]), None);
+    let world = world(keys(&[&mint]), None);
     world.settle().await;
     let unseen = mint.mint(&Claims::service_account("foo", "a").with("/kubernetes.io/pod/name", "a-1"));
     assert_eq!(world.judge(&unseen).await, Err(("pod_not_seen", false)));

@@ -4,6 +4,7 @@
 mod control_plane;
 
 use clap::CommandFactory as _;
+use ensign_daemon::logging::LogFormat;
 use test_case::test_case;
 use tonic::Code;
 
@@ -17,7 +18,7 @@ const LEAST: [&str; 9] = [
     "--jwks-file=/j",
     "--token-issuer=https://kubernetes.default.svc",
     "--serving-ca-dir=/s",
-    "--grpc-addr=127.0.0.1:0",
+    "--serving-address=127.0.0.1:0",
     "--token-audiences=istio-ca, other",
     "--cluster-id=Kubernetes",
     "--max-queued=0",
@@ -62,6 +63,45 @@ fn every_mistake_is_reported_at_once() {
     ] {
         assert!(error.contains(name), "{error} lacks {name}");
     }
+}
+
+#[test]
+fn istio_csrs_ports_are_those_of_our_addresses() {
+    let config = read(&["--readiness-probe-port=7060", "--metrics-port=0"]).unwrap();
+    assert_eq!(config.listen.readyz, "0.0.0.0:7060".parse().unwrap());
+    assert_eq!(config.listen.metrics, "0.0.0.0:0".parse().unwrap());
+    assert_eq!(config.listen.readiness_path, None);
+    let config = read(&["--readyz-addr=[::1]:7060", "--readiness-probe-port=7060"]).unwrap();
+    assert_eq!(config.listen.readyz, "[::1]:7060".parse().unwrap());
+    let config = read(&["--readiness-probe-path=/ready/now"]).unwrap();
+    assert_eq!(config.listen.readiness_path.as_deref(), Some("/ready/now"));
+    for (flags, name) in [
+        (
+            &["--readyz-addr=[::1]:7060", "--readiness-probe-port=6060"][..],
+            "--readiness-probe-port",
+        ),
+        (&["--metrics-port=http"], "--metrics-port"),
+        (&["--readiness-probe-path=ready"], "--readiness-probe-path"),
+        (&["--readiness-probe-path=/{ready}"], "--readiness-probe-path"),
+        (&["--readiness-probe-path=/healthz"], "--readiness-probe-path"),
+    ] {
+        let error = read(flags).unwrap_err().to_string();
+        assert!(error.contains(name), "{error}");
+    }
+}
+
+#[test]
+fn istio_csrs_words_for_logs_are_understood() {
+    for (number, level) in [
+        ("1", "info"),
+        ("4", "info,ensign_ra=debug,ensign_daemon=debug"),
+        ("5", "debug"),
+        ("warn", "warn"),
+    ] {
+        assert_eq!(read(&["-v", number]).unwrap().log.level.to_string(), level);
+    }
+    assert!(read(&["-v=6"]).unwrap_err().to_string().contains("--log-level"));
+    assert_eq!(read(&["--log-format=JSON"]).unwrap().log.format, LogFormat::Json);
 }
 
 #[test]
@@ -276,13 +316,19 @@ const PAGE: &str = include_str!("../../../../docs/ra-configuration.md");
 /// The table of settings, as the flags say it.
 fn settings_table() -> String {
     let row = |argument: &clap::Arg| {
-        let flag = format!("`--{}`", argument.get_long()?);
         let code = |text: std::borrow::Cow<'_, str>| format!("`{text}`");
+        let mut flag = format!("`--{}`", argument.get_long()?);
+        for alias in argument.get_visible_aliases().into_iter().flatten() {
+            flag.push_str(&format!(", `--{alias}`"));
+        }
+        if let Some(short) = argument.get_short() {
+            flag.push_str(&format!(", `-{short}`"));
+        }
         let variable = argument
             .get_env()
             .map_or(String::new(), |name| code(name.to_string_lossy()));
         let default = match argument.get_default_values().first() {
-            Some(value) if argument.get_action().takes_values() => code(value.to_string_lossy()),
+            Some(value) if argument.get_action().takes_values() && !value.is_empty() => code(value.to_string_lossy()),
             _ => String::new(),
         };
         let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
