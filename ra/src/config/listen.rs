@@ -6,6 +6,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 use ensign_daemon::settings::Checker;
 
+use super::kubernetes::Noted;
 use super::values::address;
 
 /// The addresses to listen on.
@@ -90,24 +91,24 @@ impl ListenArgs {
         Some(ListenConfig {
             grpc: grpc?,
             readyz: readyz?,
-            readiness_path: self.readiness_path(c)?,
+            readiness_path: self.readiness_path(c).ok()?,
             metrics: metrics?,
         })
     }
 
-    /// `Some(None)`: where it always is.
-    fn readiness_path(&self, c: &mut Checker<'_>) -> Option<Option<String>> {
+    /// `None`: where it always is.
+    fn readiness_path(&self, c: &mut Checker<'_>) -> Result<Option<String>, Noted> {
         let path = self.readiness_probe_path.as_str();
         if path == "/readyz" {
-            return Some(None);
+            return Ok(None);
         }
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
         if path.len() < 2 || !path.starts_with('/') || !path.bytes().all(plain) || path == "/healthz" {
             let why =
                 "it begins with a slash, is made of letters, digits, `-`, `_` and `.`, and is not that of liveness";
             c.refuse("readiness_probe_path", path, "a path such as /readyz", why);
-            return None;
+            return Err(Noted);
         }
-        Some(Some(path.to_owned()))
+        Ok(Some(path.to_owned()))
     }
 }

@@ -205,7 +205,7 @@ impl Config {
             trust_domain: mesh.as_ref().and_then(|mesh| mesh.trust_domain.as_ref()),
         };
         let policy_text = args.istio_csr.check(c, matches, beside);
-        if args.print_policy && policy_text.as_ref().is_some_and(Option::is_none) {
+        if args.print_policy && policy_text.as_ref().is_ok_and(Option::is_none) {
             let why = "only these flags amount to a policy";
             c.refuse("print_policy", "true", "istio-csr's flags, such as --issuer-name", why);
         }
@@ -231,7 +231,7 @@ impl Config {
             let mesh = mesh?;
             Some(Self {
                 policy_file: policy_file.map(PathBuf::from),
-                policy_text: policy_text?,
+                policy_text: policy_text.ok()?,
                 istio: mesh.istio,
                 trust_domain: mesh.trust_domain,
                 kubernetes: kubernetes.ok()?,

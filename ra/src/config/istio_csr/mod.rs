@@ -16,6 +16,7 @@ use ensign_daemon::settings::Checker;
 use ensign_pki::TrustDomain;
 
 use self::policy_text::PolicyText;
+use super::kubernetes::Noted;
 use super::values::{duration, label};
 use crate::policy::{IssuerRef, Policy, is_dns_subdomain};
 
@@ -134,17 +135,21 @@ impl IstioCsrArgs {
         WHO.iter().any(|id| said(matches, id).is_some())
     }
 
-    /// The policy that the flags amount to; `Some(None)`: none, it comes from elsewhere.
+    /// The policy that the flags amount to; `None`: it comes from elsewhere.
     pub(super) fn check(
         &self,
         c: &mut Checker<'_>,
         matches: &ArgMatches,
         beside: Beside<'_>,
-    ) -> Option<Option<Arc<str>>> {
+    ) -> Result<Option<Arc<str>>, Noted> {
         if !Self::are_used(matches) || beside.policy_file || beside.istio {
-            self.refuse_elsewhere(c, matches, beside);
-            return Some(None);
+            refuse_elsewhere(c, matches, beside);
+            return Ok(None);
         }
+        self.text(c, beside).ok_or(Noted).map(Some)
+    }
+
+    fn text(&self, c: &mut Checker<'_>, beside: Beside<'_>) -> Option<Arc<str>> {
         if !beside.kubernetes {
             let why = "cert-manager is reached through it";
             c.refuse("issuer_name", &self.issuer_name, "an API server (--kubernetes)", why);
@@ -158,7 +163,7 @@ impl IstioCsrArgs {
         );
         let runtime = self.runtime(c);
         let issuer = self.issuer(c);
-        if enabled == Some(false) && matches!(runtime, Some(None)) {
+        if enabled == Some(false) && matches!(runtime, Ok(None)) {
             let why = "without an issuer nobody signs; enable it, or name the ConfigMap that names one";
             let expected = "--runtime-issuance-config-map-name beside it";
             c.refuse("issuer_enabled", &self.issuer_enabled, expected, why);
@@ -169,7 +174,7 @@ impl IstioCsrArgs {
             trust_domain: beside.trust_domain,
             namespace: &namespace?,
             issuer: issuer.as_ref().filter(|_| enabled == Some(true)),
-            runtime: runtime?,
+            runtime: runtime.ok()?,
             annotations: &annotations?,
             preserve: preserve?,
             root_ca_file: Some(self.root_ca_file.as_str()).filter(|path| !path.is_empty()),
@@ -177,34 +182,9 @@ impl IstioCsrArgs {
         }
         .to_string();
         // Whatever else there is to check.
-        let parsed = Policy::parse(&text).map(|_| Some(text.into()));
+        let parsed = Policy::parse(&text).map(|_| text.into());
         issuer?;
         c.check("issuer_name", &self.issuer_name, "an issuer of cert-manager", parsed)
-    }
-
-    /// What has no effect, and so is a misunderstanding.
-    fn refuse_elsewhere(&self, c: &mut Checker<'_>, matches: &ArgMatches, beside: Beside<'_>) {
-        let (expected, why) = if beside.policy_file {
-            (
-                "no --policy-file beside it",
-                "the policy file says who signs, how and for how long: write it there, or leave the file out",
-            )
-        } else if beside.istio {
-            (
-                "neither --external-ca nor --mesh-config-map beside it",
-                "the signers are those of Istio's mesh configuration: leave one of them out",
-            )
-        } else {
-            (
-                "--issuer-name beside it",
-                "it says how an issuer is used, and none is named",
-            )
-        };
-        for id in WHO.iter().chain(&HOW) {
-            if let Some(seen) = said(matches, id) {
-                c.refuse(id, seen, expected, why);
-            }
-        }
     }
 
     fn issuer(&self, c: &mut Checker<'_>) -> Option<IssuerRef> {
@@ -231,14 +211,14 @@ impl IstioCsrArgs {
         })
     }
 
-    /// Namespace and name of the ConfigMap; `Some(None)`: there is none.
-    fn runtime(&self, c: &mut Checker<'_>) -> Option<Option<(&str, &str)>> {
+    /// Namespace and name of the ConfigMap, if there is one.
+    fn runtime(&self, c: &mut Checker<'_>) -> Result<Option<(&str, &str)>, Noted> {
         let (name, namespace) = (
             self.runtime_issuance_config_map_name.as_str(),
             self.runtime_issuance_config_map_namespace.as_str(),
         );
         match (name, namespace) {
-            ("", "") => return Some(None),
+            ("", "") => return Ok(None),
             (_, "") => c.missing(
                 "runtime_issuance_config_map_namespace",
                 "the namespace of that ConfigMap",
@@ -248,13 +228,13 @@ impl IstioCsrArgs {
                 if !is_dns_subdomain(name) {
                     let why = "Kubernetes knows no such thing";
                     c.refuse("runtime_issuance_config_map_name", name, "the name of a ConfigMap", why);
-                    return None;
+                    return Err(Noted);
                 }
-                label(c, "runtime_issuance_config_map_namespace", namespace)?;
-                return Some(Some((namespace, name)));
+                label(c, "runtime_issuance_config_map_namespace", namespace).ok_or(Noted)?;
+                return Ok(Some((namespace, name)));
             }
         }
-        None
+        Err(Noted)
     }
 
     fn annotations(&self, c: &mut Checker<'_>) -> Option<Vec<(&str, &str)>> {
@@ -280,6 +260,31 @@ impl IstioCsrArgs {
             &self.max_client_certificate_duration,
             GoDuration::positive,
         )
+    }
+}
+
+/// What has no effect, and so is a misunderstanding.
+fn refuse_elsewhere(c: &mut Checker<'_>, matches: &ArgMatches, beside: Beside<'_>) {
+    let (expected, why) = if beside.policy_file {
+        (
+            "no --policy-file beside it",
+            "the policy file says who signs, how and for how long: write it there, or leave the file out",
+        )
+    } else if beside.istio {
+        (
+            "neither --external-ca nor --mesh-config-map beside it",
+            "the signers are those of Istio's mesh configuration: leave one of them out",
+        )
+    } else {
+        (
+            "--issuer-name beside it",
+            "it says how an issuer is used, and none is named",
+        )
+    };
+    for id in WHO.iter().chain(&HOW) {
+        if let Some(seen) = said(matches, id) {
+            c.refuse(id, seen, expected, why);
+        }
     }
 }
 
