@@ -26,6 +26,10 @@ mod exercise;
 mod impersonation;
 #[path = "ring_kubernetes/istio.rs"]
 mod istio;
+#[path = "ring_kubernetes/istio_csr.rs"]
+mod istio_csr;
+#[path = "ring_kubernetes/istiod_tls.rs"]
+mod istiod_tls;
 #[path = "ring_kubernetes/kubernetes_csr.rs"]
 mod kubernetes_csr;
 #[path = "ring_kubernetes/leader.rs"]
@@ -34,10 +38,14 @@ mod leader;
 mod mesh;
 #[path = "ring_kubernetes/object_life.rs"]
 mod object_life;
+#[path = "ring_kubernetes/program.rs"]
+mod program;
 #[path = "ring_kubernetes/replica.rs"]
 mod replica;
 #[path = "ring_kubernetes/rights.rs"]
 mod rights;
+#[path = "ring_kubernetes/roots.rs"]
+mod roots;
 #[path = "ring_kubernetes/seed_000.rs"]
 mod seed_000;
 #[path = "ring_kubernetes/serving.rs"]

@@ -3,7 +3,8 @@
 //! One request passes the modules in this order: `serving` (TLS), `limits`, `authn`, `request`, `authz`, `policy`,
 //! `signer`, `reply`; `service` calls them one by one. `desk` holds policy and signers together, `trust` the roots
 //! of each signer, `refusal` every way to end without a certificate. `app` puts the parts together and `config` says
-//! how. Invariants I6 (only the public key and the requested id of a CSR are used) and I7 (the signer is the operator's
+//! how. Beside requests one replica (`leader`, `leading`) gives the namespaces the roots of the control plane
+//! (`distribution`) and istiod its certificate (`istiod`); no request waits for that. Invariants I6 (only the public key and the requested id of a CSR are used) and I7 (the signer is the operator's
 //! choice) live here.
 
 pub mod app;
