@@ -2,8 +2,8 @@
 //!
 //! Owns the step from what the operator says ([`SignerSpec`]) to something that signs, and the tasks behind it.
 //! Promises that a reload keeps each signer whose spec did not change, with its state; that all mistakes are named at
-//! once, each with its signer; that nobody reaches a signer but through its gate; and that a signer's tasks end when
-//! nobody holds it any more.
+//! once, each with its signer; that no workload's request reaches a signer but through its gate; and that a signer's
+//! tasks end when nobody holds it any more.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 

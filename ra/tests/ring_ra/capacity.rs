@@ -62,9 +62,9 @@ async fn until(authority: &Authority, name: &str, labels: &[(&str, &str)], value
 
 /// (waiting, in flight) of signer foo.
 async fn until_counts(authority: &Authority, waiting: f64, in_flight: f64) {
-    let foo = [("signer", "foo")];
-    until(authority, "ensign_ra_signer_queued", &foo, waiting).await;
-    until(authority, "ensign_ra_signer_in_flight", &foo, in_flight).await;
+    let signer = [("signer", "foo")];
+    until(authority, "ensign_ra_signer_queued", &signer, waiting).await;
+    until(authority, "ensign_ra_signer_in_flight", &signer, in_flight).await;
 }
 
 fn in_namespace(authority: &Authority, namespace: &str) -> Ask {

@@ -64,9 +64,9 @@ async fn who_waits_when_it_opens_waits_on_and_is_the_probe() {
     assert_eq!(rig.counts(), (1.0, 1.0));
     // It fails: the other goes on waiting, for twice as long, and goes then.
     probe.finish(away());
-    tokio::time::sleep(2 * COOL_DOWN_FIRST - SECOND).await;
+    tokio::time::sleep(COOL_DOWN_FIRST + SECOND).await;
     assert!(two.try_recv().is_err());
-    tokio::time::sleep(SECOND).await;
+    tokio::time::sleep(COOL_DOWN_FIRST).await;
     settle().await;
     two.try_recv().unwrap().unwrap().finish(Outcome::Answered);
     assert_eq!(rig.metric("circuit_state"), 0.0);
