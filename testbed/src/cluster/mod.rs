@@ -68,7 +68,6 @@ pub fn kubectl() -> anyhow::Result<PathBuf> {
 pub struct Cluster {
     access: Access,
     options: ClusterOptions,
-    // Before `ports`: programs end first.
     programs: Mutex<BTreeMap<Component, Program>>,
     ports: Ports,
     folder: Arc<Folder>,
@@ -252,6 +251,14 @@ impl Cluster {
             .with_context(|| format!("this cluster has no {component}"))?;
         program.signal(signal)?;
         program.pid()
+    }
+}
+
+impl Drop for Cluster {
+    /// Kept logs do not need the store, which is a hundred times their size.
+    fn drop(&mut self) {
+        self.programs.lock().clear();
+        drop(std::fs::remove_dir_all(self.folder.join("etcd")));
     }
 }
 

@@ -37,6 +37,10 @@ async fn a_user_who_fails_leaves_the_logs_to_be_read() -> anyhow::Result<()> {
     drop(bed);
     gone(&folder).await?;
     ensure!(folder.join("audit.log").exists(), "the logs are gone");
+    wait::until_true("the store to be removed", PATIENCE, async || {
+        Ok(!folder.join("etcd").exists())
+    })
+    .await?;
     std::fs::remove_dir_all(folder)?;
     Ok(())
 }
