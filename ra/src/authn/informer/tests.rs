@@ -52,7 +52,7 @@ fn server(jwks: Option<String>) -> (Client, Server) {
 }
 
 /// With account `a` and pod `a-0` of namespace foo in place, as the claims of the tokens say.
-fn world(jwks: Option<String>, issuer: Option<&str>) -> World {
+fn open(jwks: Option<String>, issuer: Option<&str>) -> World {
     let (client, server) = server(jwks);
     let (live, teller) = live("Kubernetes");
     let claims = Claims::service_account("foo", "a");
@@ -127,13 +127,13 @@ fn token(mint: &TokenMint) -> String {
 #[tokio::test(start_paused = true)]
 async fn the_servers_own_word_is_its_issuer_unless_the_operator_says_otherwise() {
     let mint = TokenMint::es256("k");
-    let unnamed = world(keys(&[&mint]), None);
-    unnamed.settle().await;
-    assert_eq!(unnamed.judge(&token(&mint)).await, Ok("informer"));
+    let world = open(keys(&[&mint]), None);
+    world.settle().await;
+    assert_eq!(world.judge(&token(&mint)).await, Ok("informer"));
     let elsewhere = mint.mint(&Claims::service_account("foo", "a").with("/iss", "https://elsewhere"));
-    assert_eq!(unnamed.judge(&elsewhere).await, Err(("token_issuer", false)));
+    assert_eq!(world.judge(&elsewhere).await, Err(("token_issuer", false)));
 
-    let named = world(keys(&[&mint]), Some("https://elsewhere"));
+    let named = open(keys(&[&mint]), Some("https://elsewhere"));
     named.settle().await;
     assert_eq!(named.judge(&elsewhere).await, Ok("informer"));
     assert_eq!(named.judge(&token(&mint)).await, Err(("token_issuer", false)));
@@ -144,7 +144,7 @@ async fn the_servers_own_word_is_its_issuer_unless_the_operator_says_otherwise()
 #[tokio::test(start_paused = true)]
 async fn a_rotated_key_is_fetched_when_a_token_names_it_and_everybody_who_waits_gets_it() {
     let (old, new) = (TokenMint::es256("old"), TokenMint::es256("new"));
-    let world = world(keys(&[&old]), None);
+    let world = open(keys(&[&old]), None);
     world.settle().await;
     tokio::time::advance(Duration::from_secs(6)).await;
     *world.server.jwks.lock() = keys(&[&old, &new]);
@@ -156,7 +156,7 @@ async fn a_rotated_key_is_fetched_when_a_token_names_it_and_everybody_who_waits_
 #[tokio::test(start_paused = true)]
 async fn names_that_nobody_knows_do_not_make_us_fetch_all_the_time() {
     let (ours, forger) = (TokenMint::es256("ours"), TokenMint::es256("unknown"));
-    let world = world(keys(&[&ours]), None);
+    let world = open(keys(&[&ours]), None);
     world.settle().await;
     let before = Instant::now();
     for _ in 0..200 {
@@ -175,7 +175,7 @@ async fn names_that_nobody_knows_do_not_make_us_fetch_all_the_time() {
 #[tokio::test(start_paused = true)]
 async fn a_withdrawn_key_stops_counting_by_itself() {
     let (old, new) = (TokenMint::es256("old"), TokenMint::es256("new"));
-    let world = world(keys(&[&old, &new]), None);
+    let world = open(keys(&[&old, &new]), None);
     world.settle().await;
     assert_eq!(world.judge(&token(&old)).await, Ok("informer"));
     *world.server.jwks.lock() = keys(&[&new]);
@@ -187,7 +187,7 @@ async fn a_withdrawn_key_stops_counting_by_itself() {
 #[tokio::test(start_paused = true)]
 async fn keys_that_cannot_be_had_are_no_verdict_and_old_ones_count_for_a_while() {
     let (old, new) = (TokenMint::es256("old"), TokenMint::es256("new"));
-    let world = world(keys(&[&old]), None);
+    let world = open(keys(&[&old]), None);
     world.settle().await;
     *world.server.jwks.lock() = None;
     tokio::time::sleep(Duration::from_secs(10)).await;
@@ -204,7 +204,7 @@ async fn keys_that_cannot_be_had_are_no_verdict_and_old_ones_count_for_a_while()
 #[tokio::test(start_paused = true)]
 async fn without_keys_or_watches_tokens_are_reviewed() {
     let mint = TokenMint::es256("k");
-    let world = world(None, None);
+    let world = open(None, None);
     world.settle().await;
     assert_eq!(world.judge(&token(&mint)).await, Ok("token_review"));
     *world.server.jwks.lock() = keys(&[&mint]);
@@ -228,7 +228,7 @@ async fn without_keys_or_watches_tokens_are_reviewed() {
 #[tokio::test(start_paused = true)]
 async fn what_a_broken_watch_has_not_seen_is_reviewed_and_what_a_whole_one_has_not_seen_is_not_there() {
     let mint = TokenMint::es256("k");
-    let world = world(keys(&[&mint]), None);
+    let world = open(keys(&[&mint]), None);
     world.settle().await;
     let unseen = mint.mint(&Claims::service_account("foo", "a").with("/kubernetes.io/pod/name", "a-1"));
     assert_eq!(world.judge(&unseen).await, Err(("pod_not_seen", false)));
