@@ -142,8 +142,8 @@ async fn a_cluster_trust_bundle_is_followed_and_an_api_without_them_says_so() ->
     let rule = format!(
         "- {{ apiGroups: [certificates.k8s.io], resources: [clustertrustbundles], resourceNames: [{name}], verbs: [list, watch] }}"
     );
-    let host = limited(&bed, &rule).await?;
-    let trust = open(&host, &RootsSpec::ClusterTrustBundle { name: name.clone() }).await?;
+    let allowed = limited(&bed, &rule).await?;
+    let trust = open(&allowed, &RootsSpec::ClusterTrustBundle { name: name.clone() }).await?;
     lacks(&trust, "roots_gone").await?;
     let root = TestCa::root_only("bundle").root_pem();
     let object = json!({"apiVersion": "certificates.k8s.io/v1beta1", "kind": "ClusterTrustBundle",
@@ -162,8 +162,8 @@ async fn a_cluster_trust_bundle_is_followed_and_an_api_without_them_says_so() ->
         ..ClusterOptions::default()
     })
     .await?;
-    let host = host(&without, &std::fs::read_to_string(without.admin_kubeconfig())?).await?;
-    let error = open(&host, &RootsSpec::ClusterTrustBundle { name }).await.unwrap_err();
+    let unserved = host(&without, &std::fs::read_to_string(without.admin_kubeconfig())?).await?;
+    let error = open(&unserved, &RootsSpec::ClusterTrustBundle { name }).await.unwrap_err();
     let text = format!("{:#}", anyhow::Error::from(error));
     assert!(
         text.contains("does not serve clustertrustbundles") && text.contains("--runtime-config"),
