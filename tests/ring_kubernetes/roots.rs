@@ -163,7 +163,9 @@ async fn a_cluster_trust_bundle_is_followed_and_an_api_without_them_says_so() ->
     })
     .await?;
     let unserved = host(&without, &std::fs::read_to_string(without.admin_kubeconfig())?).await?;
-    let error = open(&unserved, &RootsSpec::ClusterTrustBundle { name }).await.unwrap_err();
+    let error = open(&unserved, &RootsSpec::ClusterTrustBundle { name })
+        .await
+        .unwrap_err();
     let text = format!("{:#}", anyhow::Error::from(error));
     assert!(
         text.contains("does not serve clustertrustbundles") && text.contains("--runtime-config"),
