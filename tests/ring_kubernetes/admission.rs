@@ -60,7 +60,7 @@ async fn what_is_right_goes_on(scene: &Scene<'_>) -> Result {
 
     // And by cert-manager.
     let request = scene
-        .create_request(ra, scene.istio(), scene.issuer(), json!({}))
+        .create_request(ra, scene.istio(), Scene::issuer(), json!({}))
         .await
         .context("create a CertificateRequest")?;
     scene.issued(&request).await?;
@@ -68,12 +68,12 @@ async fn what_is_right_goes_on(scene: &Scene<'_>) -> Result {
 
     // istiod's Certificate: the RA says what for, cert-manager's own account asks.
     let certificate = scene
-        .create_certificate(ra, scene.istio(), scene.issuer(), "istiod-dynamic")
+        .create_certificate(ra, scene.istio(), Scene::issuer(), "istiod-dynamic")
         .await
         .context("create a Certificate")?;
     scene.certificate_ready(&certificate).await?;
     let labels = json!({ "metadata": { "labels": { "team": "mesh" } } });
-    let certificates = scene.certificates(scene.eve(), scene.istio());
+    let certificates = Scene::certificates(scene.eve(), scene.istio());
     certificates
         .patch("istiod-dynamic", &PatchParams::default(), &Patch::Merge(&labels))
         .await

@@ -148,7 +148,7 @@ impl Attack {
             Self::AuthorityByRequest => {
                 let authority = json!({ "spec": { "isCA": true } });
                 let request = scene
-                    .create_request(&scene.ra, scene.istio(), scene.issuer(), authority)
+                    .create_request(&scene.ra, scene.istio(), Scene::issuer(), authority)
                     .await?;
                 Ok(Some(request))
             }
@@ -171,7 +171,7 @@ impl Attack {
             }
             Self::RequestOfIssuer => {
                 let request = scene
-                    .create_request(&scene.eve, scene.istio(), scene.issuer(), json!({}))
+                    .create_request(&scene.eve, scene.istio(), Scene::issuer(), json!({}))
                     .await?;
                 Ok(Some(request))
             }
@@ -192,12 +192,12 @@ impl Attack {
             }
             Self::ChangedCertificate => {
                 let certificate = scene
-                    .create_certificate(&scene.ra, scene.istio(), scene.issuer(), "istiod-dynamic")
+                    .create_certificate(&scene.ra, scene.istio(), Scene::issuer(), "istiod-dynamic")
                     .await?;
                 let name = certificate.name_any();
                 let uri = format!("{VICTIM}-{:08x}", fastrand::u32(..));
                 let change = json!({ "spec": { "uris": [uri] } });
-                let certificates = scene.certificates(&scene.eve, scene.istio());
+                let certificates = Scene::certificates(&scene.eve, scene.istio());
                 certificates
                     .patch(&name, &PatchParams::default(), &Patch::Merge(&change))
                     .await?;
@@ -298,7 +298,7 @@ impl<'a> Scene<'a> {
         json!({ "name": self.other_issuer, "kind": "ClusterIssuer", "group": "cert-manager.io" })
     }
 
-    pub(crate) fn issuer(&self) -> Value {
+    pub(crate) fn issuer() -> Value {
         json!({ "name": ISSUER, "kind": "Issuer", "group": "cert-manager.io" })
     }
 
@@ -390,20 +390,20 @@ impl<'a> Scene<'a> {
                 "duration": "1h", "renewBefore": "30m",
             },
         });
-        let certificates = self.certificates(client, namespace);
+        let certificates = Self::certificates(client, namespace);
         certificates
             .patch(name, &PatchParams::apply("test").force(), &Patch::Apply(&certificate))
             .await
     }
 
-    pub(crate) fn certificates(&self, client: &Client, namespace: &str) -> Api<DynamicObject> {
+    pub(crate) fn certificates(client: &Client, namespace: &str) -> Api<DynamicObject> {
         of_cert_manager(client, namespace, "Certificate")
     }
 
     /// Waits until cert-manager has issued it.
     pub(crate) async fn certificate_ready(&self, certificate: &DynamicObject) -> anyhow::Result<()> {
         let namespace = certificate.namespace().unwrap_or_default();
-        let certificates = self.certificates(&self.access.admin(), &namespace);
+        let certificates = Self::certificates(&self.access.admin(), &namespace);
         wait::until("the Certificate to be ready", PATIENCE, async || {
             let now = certificates.get(&certificate.name_any()).await?;
             let conditions = now.data["status"]["conditions"].as_array().cloned().unwrap_or_default();

@@ -135,7 +135,7 @@ async fn the_object_is_the_one_that_istio_csr_makes_and_says_more() -> Result {
     // Below the ten minutes of the other API.
     wish.ttl = Duration::from_mins(5);
     let issuance = wish.issuance(&foo, FOR_EVER);
-    let name = scene.installation.object(&issuance);
+    let name = Installation::object(&issuance);
     let asking = tokio::spawn({
         let foo = Arc::clone(&foo);
         async move { foo.signer().sign(issuance).await }
@@ -428,7 +428,7 @@ async fn without_cert_managers_webhook_a_retry_makes_its_own_object() -> Result 
     scene.signer.script().push(Answer::default().after(&gate).into());
     let foo = scene.open(&scene.replica).await?;
     let wish = Wish::new("foo", "app");
-    let name = scene.installation.object(&wish.issuance(&foo, FOR_EVER));
+    let name = Installation::object(&wish.issuance(&foo, FOR_EVER));
     wait::until("the API server to forget the webhook", PATIENCE, async || {
         let impatient = Wish::new("foo", "other").issuance(&foo, Duration::from_millis(500));
         _ = foo.signer().sign(impatient).await;

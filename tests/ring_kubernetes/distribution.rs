@@ -167,7 +167,7 @@ subjects: [{{ apiGroup: rbac.authorization.k8s.io, kind: User, name: distributor
                 .and_then(|data| data.get(KEY))
                 .cloned()
                 .unwrap_or_default();
-            anyhow::ensure!(pem == &**wanted.pem(), "holds {} roots", pem.matches("BEGIN").count());
+            anyhow::ensure!(pem == **wanted.pem(), "holds {} roots", pem.matches("BEGIN").count());
             anyhow::ensure!(
                 object
                     .labels()

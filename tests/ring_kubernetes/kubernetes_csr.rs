@@ -128,7 +128,7 @@ async fn the_object_says_for_whom_it_is_and_when_it_ends() -> Result {
     let foo = scene.open().await?;
     let wish = Wish::new("foo", "httpbin");
     let issuance = wish.issuance(&foo, FOR_EVER);
-    let (name, request_id) = (scene.installation.object(&issuance), issuance.request_id.to_string());
+    let (name, request_id) = (Installation::object(&issuance), issuance.request_id.to_string());
     let asking = tokio::spawn({
         let foo = Arc::clone(&foo);
         async move { foo.signer().sign(issuance).await }
@@ -539,7 +539,7 @@ async fn a_strangers_object_under_our_name_is_left_alone() -> Result {
     let foo = scene.open().await?;
     for labelled in [true, false] {
         let wish = Wish::new("foo", "app");
-        let name = scene.installation.object(&wish.issuance(&foo, FOR_EVER));
+        let name = Installation::object(&wish.issuance(&foo, FOR_EVER));
         let mut stranger = json!({
             "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",
             "metadata": { "name": name },

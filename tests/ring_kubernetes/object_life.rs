@@ -130,7 +130,7 @@ async fn what_a_cancelled_request_leaves_is_swept_after_its_end_and_not_before()
     stranger.status = None;
     let stranger = csrs.create(&PostParams::default(), &stranger).await?;
     let kept = Wish::new("foo", "kept").issuance(&foo, Duration::from_secs(1));
-    let kept_name = scene.installation.object(&kept);
+    let kept_name = Installation::object(&kept);
     ensure!(foo.signer().sign(kept).await.is_err());
     let keep = json!({ "metadata": { "annotations": { "ensign.mesh/expires-at": "never" } } });
     csrs.patch(&kept_name, &PatchParams::default(), &Patch::Merge(&keep))

@@ -114,7 +114,7 @@ impl Installation {
     }
 
     /// The name of a request's object, with its number after it where that is not the first.
-    pub(crate) fn object(&self, issuance: &Issuance) -> String {
+    pub(crate) fn object(issuance: &Issuance) -> String {
         format!("ensign-{}", &issuance.idempotency_key.as_str()[..40])
     }
 

@@ -132,9 +132,10 @@ fn a_kubernetes_signer_means_a_secret_with_a_key_of_ours() {
 #[test_case(&["--istiod-cert-enabled", "--pilot-cert-provider=k8s.io/example.com/a"], "nothing beside --istiod-cert-enabled"; "two providers")]
 #[test_case(&["--istiod-cert-enabled", "--kubernetes=off"], "an API server"; "no API server")]
 fn a_mistake_in_istiods_certificate_is_named(more: &[&str], expected: &str) {
-    let cluster: &[&str] = match more.iter().any(|flag| flag.starts_with("--kubernetes")) {
-        true => &[],
-        false => &["--kubernetes=in-cluster"],
+    let cluster: &[&str] = if more.iter().any(|flag| flag.starts_with("--kubernetes")) {
+        &[]
+    } else {
+        &["--kubernetes=in-cluster"]
     };
     let error = read(&[cluster, more].concat()).unwrap_err().to_string();
     assert!(error.contains(expected), "{error} lacks {expected}");

@@ -153,7 +153,7 @@ impl Server {
     pub(super) fn sign(&self, name: &str, pem: &str) {
         use base64::{Engine as _, engine::general_purpose::STANDARD};
         self.change(name, |object| {
-            object["status"]["certificate"] = json!(STANDARD.encode(pem))
+            object["status"]["certificate"] = json!(STANDARD.encode(pem));
         });
     }
 
