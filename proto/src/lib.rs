@@ -1,8 +1,9 @@
-//! Ensign's own subsets of the protocols that it speaks: Envoy's SDS and Istio's certificate service.
+//! Ensign's own subsets of the protocols that it speaks: Envoy's SDS, Istio's certificate service, and what kubelet
+//! speaks with a CSI driver.
 //!
 //! Owns the messages (generated from the `.proto` files of this crate, with the public packages, names
 //! and field numbers), the reading of Envoy's node without decoding it ([`node`]), and a `Debug` that
-//! prints no key material. Promises wire compatibility: `tests/wire.rs` checks it field by field.
+//! prints no key material and no token. Promises wire compatibility: `tests/wire.rs` checks it field by field.
 //! Leaves every decision about what is in a message to the agent and the RA.
 
 mod any;
@@ -97,4 +98,34 @@ pub mod istio {
             tonic::include_proto!("istio.v1.auth");
         }
     }
+}
+
+/// The Container Storage Interface.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::pedantic,
+    clippy::clone_on_ref_ptr,
+    reason = "generated"
+)]
+pub mod csi {
+    pub mod v1 {
+        tonic::include_proto!("csi.v1");
+    }
+}
+
+/// Kubelet's way to make a plugin known.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::pedantic,
+    clippy::clone_on_ref_ptr,
+    reason = "generated"
+)]
+pub mod pluginregistration {
+    tonic::include_proto!("pluginregistration");
 }

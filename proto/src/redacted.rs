@@ -1,11 +1,13 @@
-//! `Debug` for each message that can carry a private key or a node: lengths and names, never content.
+//! `Debug` for each message that can carry a private key, a token or a node: lengths and names, never content.
 //!
 //! The messages around them (`Secret`, `TlsCertificate`, `DiscoveryResponse`, `Resource`, …) derive
 //! `Debug` and print these, so none of them can print a key. The tests hold each of them to that.
 
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use crate::Any;
+use crate::csi::v1::NodePublishVolumeRequest;
 use crate::envoy::config::core::v3::{DataSource, data_source::Specifier};
 use crate::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 
@@ -62,6 +64,24 @@ impl fmt::Debug for DeltaDiscoveryRequest {
     }
 }
 
+/// Both maps can hold tokens; which keys they have is worth knowing.
+impl fmt::Debug for NodePublishVolumeRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodePublishVolumeRequest")
+            .field("volume_id", &self.volume_id)
+            .field("target_path", &self.target_path)
+            .field("volume_capability", &self.volume_capability)
+            .field("readonly", &self.readonly)
+            .field("secrets", &keys(&self.secrets))
+            .field("volume_context", &keys(&self.volume_context))
+            .finish()
+    }
+}
+
+fn keys(map: &HashMap<String, String>) -> BTreeSet<&str> {
+    map.keys().map(String::as_str).collect()
+}
+
 /// Stands for content that is not printed.
 struct Length(usize);
 
@@ -77,6 +97,7 @@ mod tests {
 
     use prost::Message as _;
 
+    use crate::csi::v1::NodePublishVolumeRequest;
     use crate::envoy::config::core::v3::{DataSource, data_source::Specifier};
     use crate::envoy::extensions::transport_sockets::tls::v3::{
         CertificateValidationContext, Secret, TlsCertificate, secret,
@@ -159,5 +180,18 @@ mod tests {
             node: PLANTED.into(),
             ..Default::default()
         });
+    }
+    #[test]
+    fn a_publish_prints_the_keys_of_its_maps_and_no_value() {
+        let map = |key: &str| [(key.to_owned(), PLANTED.to_owned())].into();
+        let request = NodePublishVolumeRequest {
+            volume_id: "csi-1".into(),
+            secrets: map("csi.storage.k8s.io/serviceAccount.tokens"),
+            volume_context: map("signer"),
+            ..Default::default()
+        };
+        silent(&request);
+        let printed = format!("{request:?}");
+        assert!(printed.contains("serviceAccount.tokens") && printed.contains("\"signer\""), "{printed}");
     }
 }

@@ -1,16 +1,18 @@
 //! Our subsets against messages that others defined.
 //!
 //! Envoy's are checked field by field against the published crate `envoy-types`, in both directions.
-//! No published crate carries `istio.v1.auth` alone, so its bytes are written out by hand here, from
-//! the field numbers of the public `ca.proto`.
+//! No published crate carries `istio.v1.auth`, `csi.v1` or `pluginregistration` alone, so their bytes are written out by
+//! hand here, from the field numbers of the public `.proto` files.
 
 use std::collections::HashMap;
 
+use ensign_proto::csi::v1 as csi;
 use ensign_proto::envoy::config::core::v3 as core;
 use ensign_proto::envoy::extensions::transport_sockets::tls::v3 as tls;
 use ensign_proto::envoy::service::discovery::v3 as discovery;
 use ensign_proto::google::rpc;
 use ensign_proto::istio::v1::auth;
+use ensign_proto::pluginregistration as registration;
 use ensign_proto::{Any, node};
 use envoy_types::pb::envoy::config::core::v3 as their_core;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as their_tls;
@@ -333,4 +335,119 @@ fn an_absent_node_is_no_bytes() {
     };
     let theirs: their_discovery::DeltaDiscoveryRequest = across(&request);
     assert_eq!(theirs.node, None);
+}
+
+/// One field with a length: tag, length, content.
+fn field(number: u8, content: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(content.len()).unwrap();
+    assert!(length < 0x80, "one byte of length");
+    [&[number * 8 + 2, length], content].concat()
+}
+
+/// A map is a list of messages with key and value.
+fn entry(number: u8, key: &str, value: &str) -> Vec<u8> {
+    field(number, &[field(1, key.as_bytes()), field(2, value.as_bytes())].concat())
+}
+
+#[test]
+fn csi_publish_bytes() {
+    let map = |key: &str, value: &str| HashMap::from([(key.to_owned(), value.to_owned())]);
+    let request = csi::NodePublishVolumeRequest {
+        volume_id: "csi-1".into(),
+        target_path: "/t/mount".into(),
+        volume_capability: Some(csi::VolumeCapability {
+            access_type: Some(csi::volume_capability::AccessType::Mount(
+                csi::volume_capability::MountVolume {
+                    fs_type: "tmpfs".into(),
+                    mount_flags: vec!["ro".into()],
+                },
+            )),
+        }),
+        readonly: true,
+        secrets: map("s", "1"),
+        volume_context: map("signer", "foo"),
+    };
+    // What we do not declare is stepped over: publish_context (2), staging_target_path (3), access_mode (3 of 5).
+    let mount = field(2, &[field(1, b"tmpfs"), field(2, b"ro")].concat());
+    let capability = [mount, field(3, &[0x08, 1])].concat();
+    let sent = [
+        field(1, b"csi-1"),
+        entry(2, "attached", "yes"),
+        field(3, b"/staging"),
+        field(4, b"/t/mount"),
+        field(5, &capability),
+        vec![0x30, 1],
+        entry(7, "s", "1"),
+        entry(8, "signer", "foo"),
+    ]
+    .concat();
+    assert_eq!(csi::NodePublishVolumeRequest::decode(&*sent).unwrap(), request);
+    let block = csi::VolumeCapability {
+        access_type: Some(csi::volume_capability::AccessType::Block(
+            csi::volume_capability::BlockVolume {},
+        )),
+    };
+    assert_eq!(block.encode_to_vec(), [0x0a, 0]);
+
+    let unpublish = csi::NodeUnpublishVolumeRequest {
+        volume_id: "csi-1".into(),
+        target_path: "/t/mount".into(),
+    };
+    assert_eq!(
+        unpublish.encode_to_vec(),
+        [field(1, b"csi-1"), field(2, b"/t/mount")].concat()
+    );
+}
+
+#[test]
+fn csi_answers_bytes() {
+    let info = csi::NodeGetInfoResponse {
+        node_id: "node1".into(),
+        max_volumes_per_node: 5,
+    };
+    assert_eq!(info.encode_to_vec(), [field(1, b"node1"), vec![0x10, 5]].concat());
+    let plugin = csi::GetPluginInfoResponse {
+        name: "csi.ensign.mesh".into(),
+        vendor_version: "0.1.0".into(),
+    };
+    assert_eq!(
+        plugin.encode_to_vec(),
+        [field(1, b"csi.ensign.mesh"), field(2, b"0.1.0")].concat()
+    );
+    // A BoolValue is a message whose one field is 1.
+    let probe = csi::ProbeResponse { ready: Some(true) };
+    assert_eq!(probe.encode_to_vec(), field(1, &[0x08, 1]));
+    assert!(csi::NodeGetCapabilitiesResponse {}.encode_to_vec().is_empty());
+}
+
+#[test]
+fn plugin_registration_bytes() {
+    let info = registration::PluginInfo {
+        r#type: "CSIPlugin".into(),
+        name: "csi.ensign.mesh".into(),
+        endpoint: "/p/csi.sock".into(),
+        supported_versions: vec!["1.0.0".into()],
+    };
+    let bytes = [
+        field(1, b"CSIPlugin"),
+        field(2, b"csi.ensign.mesh"),
+        field(3, b"/p/csi.sock"),
+        field(4, b"1.0.0"),
+    ];
+    assert_eq!(info.encode_to_vec(), bytes.concat());
+    let status = registration::RegistrationStatus {
+        plugin_registered: true,
+        error: "no".into(),
+    };
+    assert_eq!(status.encode_to_vec(), [vec![0x08, 1], field(2, b"no")].concat());
+}
+
+#[test]
+fn services_of_kubelet_have_their_public_names() {
+    assert_eq!(csi::identity_server::SERVICE_NAME, "csi.v1.Identity");
+    assert_eq!(csi::node_server::SERVICE_NAME, "csi.v1.Node");
+    assert_eq!(
+        registration::registration_server::SERVICE_NAME,
+        "pluginregistration.Registration"
+    );
 }
