@@ -23,4 +23,6 @@ pub mod rotation;
 
 pub mod csr_client;
 
+mod unix_socket;
+
 pub mod admin;

@@ -5,6 +5,10 @@ use std::process::ExitCode;
 
 use ensign_agent::app;
 use ensign_agent::config::{self, Config, ConfigError, Request};
+use ensign_agent::source::{
+    self,
+    csi::{Fence, FenceError},
+};
 use ensign_daemon::supervise::Signals;
 use ensign_daemon::{hardening, logging, settings};
 
@@ -39,19 +43,32 @@ fn start(config: Config) -> ExitCode {
     if let Err(error) = logging::init(&config.log) {
         return refuse(&logging::chain(&error));
     }
+    // Before the first thread: threads get the fence of the one that starts them.
+    let fence = match fence(&config.source) {
+        Ok(fence) => fence,
+        Err(error) => return refuse(&logging::chain(&error)),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return refuse(&format!("cannot start the async runtime: {error}")),
     };
     let outcome = runtime.block_on(async {
         let signals = Signals::install()?;
-        app::bind(config).await?.run(Some(signals)).await
+        app::bind_fenced(config, fence).await?.run(Some(signals)).await
     });
     // Long enough to drop every task, and so remove every socket file; what hangs on a blocking thread must not hold us.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => refuse(&logging::chain(error.as_ref())),
+    }
+}
+
+fn fence(source: &source::Config) -> Result<Fence, FenceError> {
+    match source {
+        source::Config::Csi(config) => Fence::raise(config),
+        // The operator's own paths, and no pods.
+        source::Config::Fixed(_) => Ok(Fence::None),
     }
 }
 

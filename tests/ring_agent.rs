@@ -9,10 +9,14 @@ mod adoption;
 mod agent;
 #[path = "ring_agent/authority.rs"]
 mod authority;
+#[path = "ring_agent/csi.rs"]
+mod csi;
 #[path = "ring_agent/greed.rs"]
 mod greed;
 #[path = "ring_agent/idle_streams.rs"]
 mod idle_streams;
+#[path = "ring_agent/kubelet.rs"]
+mod kubelet;
 #[path = "ring_agent/node.rs"]
 mod node;
 #[path = "ring_agent/outages.rs"]

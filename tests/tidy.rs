@@ -19,13 +19,14 @@ const LONGEST: usize = 500;
 const IGNORED: [&str; 4] = [".git", ".tools", "target", "node_modules"];
 
 /// Which module of the agent may use which.
-const AGENT_ARROWS: [(&str, &[&str]); 6] = [
+const AGENT_ARROWS: [(&str, &[&str]); 7] = [
     ("app", &["admin", "source", "sds", "rotation", "csr_client"]),
     ("admin", &["rotation", "csr_client"]),
-    ("source", &["rotation", "csr_client"]),
-    ("sds", &["rotation", "csr_client"]),
+    ("source", &["rotation", "csr_client", "unix_socket"]),
+    ("sds", &["rotation", "csr_client", "unix_socket"]),
     ("rotation", &["csr_client"]),
     ("csr_client", &[]),
+    ("unix_socket", &[]),
 ];
 
 /// Which crate may have which of ours as a normal dependency.

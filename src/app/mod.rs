@@ -2,7 +2,7 @@
 //!
 //! [`bind`] checks and binds everything that can be wrong, so that a wrong path, address or file stops the agent at
 //! once, with the fix in the text; [`Bound::run`] returns when the agent has stopped. Readiness needs
-//! sockets, the workloads file and the roots of the authority, never the authority itself: a node must not go unready because
+//! sockets, the workloads file or kubelet's registration, and the roots of the authority, never the authority itself: a node must not go unready because
 //! a server far away is down. On the way out: unready, sockets gone, streams end, exit.
 
 use std::collections::BTreeMap;
@@ -10,27 +10,28 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use ensign_daemon::supervise::{Signals, Supervisor};
 use ensign_daemon::watched_file::{FileSet, WatchMetrics, WatchedFile};
 use ensign_daemon::{Readiness, addresses, http};
 use ensign_pki::{Bundle, SystemClock, crypto};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, SocketLine, StatusSource};
 use crate::config::Config;
-use crate::csr_client::{Sign, SignerName};
+use crate::csr_client::SignerName;
 use crate::rotation::{self, Handle, RotationCollector};
 use crate::sds;
-use crate::source::{Notice, fixed};
+use crate::source::csi::Fence;
 
 mod authority;
 mod node;
+mod workloads;
 use authority::Authority;
 use node::Node;
+use workloads::Around;
 
 /// An agent whose sockets and addresses are bound and whose tasks are started; [`Bound::run`] watches over them.
 #[derive(Debug)]
@@ -46,15 +47,15 @@ pub struct Bound {
 
 /// Builds the agent. Anything wrong is an error here, not later.
 pub async fn bind(config: Config) -> anyhow::Result<Bound> {
-    bind_with(config, None).await
+    bind_fenced(config, Fence::None).await
 }
 
-/// As [`bind`], but with the caller's authority instead of the one at `CA_ADDR`.
-pub async fn bind_with(config: Config, sign: Option<Arc<dyn Sign>>) -> anyhow::Result<Bound> {
+/// As [`bind`], in a process around which this fence was raised.
+pub async fn bind_fenced(config: Config, fence: Fence) -> anyhow::Result<Bound> {
     let mut supervisor = Supervisor::new();
     let readiness = Readiness::new();
     let drain_timeout = config.drain_timeout;
-    match assemble(config, sign, &mut supervisor, &readiness).await {
+    match assemble(config, fence, &mut supervisor, &readiness).await {
         Ok((admin, status)) => Ok(Bound {
             admin,
             status,
@@ -74,14 +75,12 @@ pub async fn bind_with(config: Config, sign: Option<Arc<dyn Sign>>) -> anyhow::R
 /// Binds everything and starts every task; gives the addresses of admin and status.
 async fn assemble(
     config: Config,
-    sign: Option<Arc<dyn Sign>>,
+    fence: Fence,
     supervisor: &mut Supervisor,
     readiness: &Readiness,
 ) -> anyhow::Result<(SocketAddr, SocketAddr)> {
     crypto::install_default();
     let stop = supervisor.stop_token();
-    let sockets_gate = readiness.gate("sockets", "sockets are being bound");
-    let workloads_gate = readiness.gate("workloads", "the workloads file is being read");
     let mut registry = Registry::default();
     let files = WatchMetrics::register(registry.sub_registry_with_prefix("ensign_agent"));
     let clock = SystemClock::shared();
@@ -90,17 +89,12 @@ async fn assemble(
     let status = http::bind(config.status_addr, "--status-addr").await?;
     let authority_name = config.ca.address.to_string();
 
-    let sign: Arc<dyn Sign> = if let Some(sign) = sign {
-        sign
-    } else {
-        let gate = readiness.gate("ca-roots", authority::no_roots(&config.ca_roots_file));
-        let (authority, roots, watched) = Authority::open(config.ca, &config.ca_roots_file, &files).await;
-        watch_file(supervisor, "ca-roots-file", watched, &stop);
-        let follow = Arc::clone(&authority).follow(roots, gate, stop.clone());
-        supervisor.spawn("ca-roots", follow);
-        authority
-    };
-    let (rotation, worker) = rotation::start(config.rotation, sign, Arc::clone(&clock));
+    let gate = readiness.gate("ca-roots", authority::no_roots(&config.ca_roots_file));
+    let (authority, roots, watched) = Authority::open(config.ca, &config.ca_roots_file, &files).await;
+    watch_file(supervisor, "ca-roots-file", watched, &stop);
+    let follow = Arc::clone(&authority).follow(roots, gate, stop.clone());
+    supervisor.spawn("ca-roots", follow);
+    let (rotation, worker) = rotation::start(config.rotation, authority, Arc::clone(&clock));
     for (signer, path) in config.pins {
         let label = "pinned bundle";
         let parse = |contents: &ensign_daemon::watched_file::Contents| Ok(Bundle::parse_pem(contents.text(0)?)?);
@@ -117,19 +111,17 @@ async fn assemble(
     sds_metrics.register(&mut registry);
     registry.register_collector(Box::new(RotationCollector::new(rotation.clone(), Arc::clone(&clock))));
     let sds = sds::Server::new(config.sds, rotation.clone(), sds_metrics);
-    let (workloads, source, watched) = fixed::open(config.source, &files).await?;
-    workloads_gate.open();
-    watch_file(supervisor, "workloads-file", watched, &stop);
-    let mut node = Node::new(rotation.clone(), sds.clone(), supervisor.connections(), stop.clone());
-    for workload in workloads {
-        let uid = Arc::clone(&workload.uid);
-        node.appeared(workload).with_context(|| format!("workload {uid}"))?;
-    }
-    sockets_gate.open();
-
-    let (notices, inbox) = mpsc::channel::<Notice>(NOTICES);
-    supervisor.spawn("source", source.run(notices, stop.clone()));
-    supervisor.spawn("node", node.run(inbox, stop.clone()));
+    let node = Node::new(rotation.clone(), sds.clone(), supervisor.connections(), stop.clone());
+    let around = Around {
+        supervisor,
+        readiness,
+        registry: &mut registry,
+        files: &files,
+        clock: Arc::clone(&clock),
+        fence,
+        stop: stop.clone(),
+    };
+    workloads::start(config.source, node, around).await?;
     let worker_stop = stop.clone();
     supervisor.spawn("rotation", async move {
         worker.run(worker_stop).await;
@@ -226,6 +218,3 @@ fn status_source(
         authority,
     }
 }
-
-/// Notices wait here while a socket is being bound; a source that is faster waits too.
-const NOTICES: usize = 64;

@@ -29,6 +29,8 @@ pub(super) struct Node {
 /// One bound socket.
 #[derive(Debug)]
 struct Served {
+    /// Under which name rotation knows it; other sockets may have the same.
+    shares: Arc<str>,
     socket: Socket,
     close: CancellationToken,
     closed: JoinHandle<()>,
@@ -92,9 +94,9 @@ impl Node {
             Some(_) => self.moved(workload),
         };
         outcome.map_err(|error| {
-            let error = ensign_daemon::logging::chain(&error);
-            tracing::error!(workload = %uid, error, "socket not bound, the workload waits");
-            Refused
+            let reason = ensign_daemon::logging::chain(&error);
+            tracing::error!(workload = %uid, error = reason, "socket not bound, the workload waits");
+            Refused { reason }
         })
     }
 
@@ -102,47 +104,78 @@ impl Node {
     pub(super) fn appeared(&mut self, workload: Workload) -> Result<(), sds::BindError> {
         let (handle, close) = self.bind(&workload)?;
         tracing::info!(workload = %workload.uid, id = %workload.id, signer = ?workload.signer, "workload added");
-        let (uid, socket) = (Arc::clone(&workload.uid), workload.socket.clone());
+        let (uid, shares, socket) = names(&workload);
         self.rotation.add(entry(workload));
         let closed = self.tasks.spawn(handle.run());
-        self.served.insert(uid, Served { socket, close, closed });
+        let served = Served {
+            shares,
+            socket,
+            close,
+            closed,
+        };
+        self.served.insert(uid, served);
         Ok(())
     }
 
     /// The new socket first: if it cannot be bound, the old one serves on. At the same path it replaces the old file.
     fn moved(&mut self, workload: Workload) -> Result<(), sds::BindError> {
         let (handle, close) = self.bind(&workload)?;
-        let (uid, socket) = (Arc::clone(&workload.uid), workload.socket.clone());
+        let (uid, shares, socket) = names(&workload);
         self.rotation.change(entry(workload));
         let closed = self.tasks.spawn(handle.run());
-        if let Some(old) = self.served.insert(uid, Served { socket, close, closed }) {
+        let served = Served {
+            shares,
+            socket,
+            close,
+            closed,
+        };
+        if let Some(old) = self.served.insert(uid, served) {
             old.close.cancel();
         }
         Ok(())
     }
 
-    /// Entries and keys go now; the handle ends when the socket is closed.
+    /// Entries and keys go now, unless another socket shares them; the handle ends when the socket is closed.
     fn gone(&mut self, uid: &Arc<str>) -> Option<JoinHandle<()>> {
-        self.rotation.remove(&WorkloadUid::new(uid));
         let served = self.served.remove(uid)?;
+        if self.served.values().all(|other| other.shares != served.shares) {
+            self.rotation.remove(&WorkloadUid::new(&served.shares));
+        }
         served.close.cancel();
         tracing::info!(workload = %uid, "workload removed");
         Some(served.closed)
     }
 
     fn bind(&self, workload: &Workload) -> Result<(sds::SocketHandle, CancellationToken), sds::BindError> {
-        let Socket { path, mode, owner } = workload.socket.clone();
-        let owner = owner.map(|(uid, gid)| sds::Owner { uid, gid });
+        let Socket {
+            path,
+            mode,
+            owner,
+            within,
+        } = workload.socket.clone();
         let close = self.stop.child_token();
-        let spec = sds::SocketSpec { path, mode, owner };
-        let handle = self.sds.serve(WorkloadUid::new(&workload.uid), spec, close.clone())?;
+        let spec = sds::SocketSpec {
+            path,
+            mode,
+            owner: owner.map(|(uid, gid)| sds::Owner { uid, gid }),
+            left: within.is_some(),
+            within,
+        };
+        let handle = self
+            .sds
+            .serve(WorkloadUid::new(&workload.shares), spec, close.clone())?;
         Ok((handle, close))
     }
 }
 
+fn names(workload: &Workload) -> (Arc<str>, Arc<str>, Socket) {
+    let (uid, shares) = (Arc::clone(&workload.uid), Arc::clone(&workload.shares));
+    (uid, shares, workload.socket.clone())
+}
+
 fn entry(workload: Workload) -> rotation::Workload {
     rotation::Workload {
-        uid: WorkloadUid::new(&workload.uid),
+        uid: WorkloadUid::new(&workload.shares),
         id: workload.id,
         token: workload.token,
         fixed_signer: workload.signer,

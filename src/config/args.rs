@@ -107,13 +107,49 @@ pub struct Args {
     #[arg(long, env = "ENSIGN_ADOPTION_WINDOW", value_name = "DURATION", default_value = "45s")]
     pub adoption_window: String,
 
-    /// Where workloads come from: `fixed` reads them from a file.
+    /// Where workloads come from: `fixed` reads them from a file, `csi` gets them from kubelet.
     #[arg(long, env = "ENSIGN_SOURCE", value_name = "SOURCE", default_value = "fixed")]
     pub source: String,
 
-    /// YAML file that lists the workloads; watched.
+    /// YAML file that lists the workloads (`fixed`); watched.
     #[arg(long, env = "ENSIGN_WORKLOADS_FILE", value_name = "PATH")]
     pub workloads_file: Option<String>,
+
+    /// Name of this node, as kubelet calls it (`csi`).
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+
+    /// Kubelet's root folder, at the same path in the agent's container as on the node (`csi`).
+    #[arg(
+        long,
+        env = "ENSIGN_KUBELET_DIR",
+        value_name = "PATH",
+        default_value = "/var/lib/kubelet"
+    )]
+    pub kubelet_dir: String,
+
+    /// Folder on the node's tmpfs, in which a successor finds what is published: no key, no token (`csi`).
+    #[arg(long, env = "ENSIGN_STATE_DIR", value_name = "PATH", default_value = "/run/ensign")]
+    pub state_dir: String,
+
+    /// Kinds of keys that a volume may ask for (`csi`).
+    #[arg(
+        long,
+        env = "ENSIGN_CSI_KEY_TYPES",
+        value_name = "KINDS",
+        default_value = "P-256,P-384",
+        value_delimiter = ','
+    )]
+    pub csi_key_types: Vec<String>,
+
+    /// Audience of the pods' tokens, as the CSIDriver's tokenRequests name it (`csi`).
+    #[arg(
+        long,
+        env = "ENSIGN_TOKEN_AUDIENCE",
+        value_name = "AUDIENCE",
+        default_value = "istio-ca"
+    )]
+    pub token_audience: String,
 
     /// Bundle of roots to which a signer is pinned (`=PATH`: the authority's default signer); watched; may be repeated.
     #[arg(

@@ -7,7 +7,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Component, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ pub struct Config {
     /// SDS.
     pub sds: sds::Config,
     /// Source of workloads.
-    pub source: source::fixed::Config,
+    pub source: source::Config,
     /// Where metrics and health are served.
     pub admin_addr: SocketAddr,
     /// Where the status page is served; loopback.
@@ -225,15 +225,23 @@ fn source(
     args: &Args,
     trust_domain: Option<TrustDomain>,
     key_type: Option<KeyType>,
-) -> Option<source::fixed::Config> {
-    if args.source != "fixed" {
-        c.refuse(
-            "source",
-            &args.source,
-            "`fixed`",
-            "this version reads workloads from a file only",
-        );
+) -> Option<source::Config> {
+    match args.source.as_str() {
+        "fixed" => fixed(c, args, trust_domain, key_type).map(source::Config::Fixed),
+        "csi" => csi(c, args, trust_domain, key_type).map(source::Config::Csi),
+        other => {
+            c.refuse("source", other, "`fixed` or `csi`", "there is no other source");
+            None
+        }
     }
+}
+
+fn fixed(
+    c: &mut Checker<'_>,
+    args: &Args,
+    trust_domain: Option<TrustDomain>,
+    key_type: Option<KeyType>,
+) -> Option<source::fixed::Config> {
     let file = set(args.workloads_file.as_deref());
     if file.is_none() {
         c.missing("workloads_file", "the path of the file that lists the workloads");
@@ -243,6 +251,58 @@ fn source(
         trust_domain: trust_domain?,
         key_type: key_type?,
     })
+}
+
+fn csi(
+    c: &mut Checker<'_>,
+    args: &Args,
+    trust_domain: Option<TrustDomain>,
+    key_type: Option<KeyType>,
+) -> Option<source::csi::Config> {
+    let node_name = set(args.node_name.as_deref());
+    if node_name.is_none() {
+        c.missing(
+            "node_name",
+            "the node's name, in a DaemonSet from the field spec.nodeName",
+        );
+    }
+    let kubelet_dir = absolute(c, "kubelet_dir", &args.kubelet_dir);
+    let state_dir = absolute(c, "state_dir", &args.state_dir);
+    let key_types = key_types(c, &args.csi_key_types);
+    if args.token_audience.is_empty() {
+        c.missing("token_audience", "the audience that the CSIDriver's tokenRequests name");
+    }
+    Some(source::csi::Config {
+        kubelet_dir: kubelet_dir?,
+        node_name: node_name?.to_owned(),
+        state_dir: state_dir?,
+        trust_domain: trust_domain?,
+        key_type: key_type?,
+        key_types: key_types?,
+        audience: Some(args.token_audience.clone()).filter(|audience| !audience.is_empty())?,
+    })
+}
+
+fn absolute(c: &mut Checker<'_>, id: &str, text: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(text);
+    let plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
+    if path.is_absolute() && path.components().all(plain) {
+        // Without doubled or trailing slashes, so that it compares with what kubelet sends.
+        return Some(path.components().collect());
+    }
+    c.refuse(id, text, "an absolute path without `..`", "kubelet's paths are");
+    None
+}
+
+fn key_types(c: &mut Checker<'_>, texts: &[String]) -> Option<Vec<KeyType>> {
+    const EXPECTED: &str = "kinds of keys that this build can make, such as P-256,P-384";
+    let kinds = texts.iter().filter(|text| !text.is_empty()).map(|text| {
+        let kind: KeyType = c.parse("csi_key_types", text, EXPECTED)?;
+        c.check("csi_key_types", text, EXPECTED, kind.ensure_generatable())?;
+        Some(kind)
+    });
+    // All of them are looked at.
+    kinds.collect::<Vec<_>>().into_iter().collect()
 }
 
 /// Istio's three variables for the kind of key, in Istio's meaning: no ECC algorithm means RSA.

@@ -11,12 +11,65 @@ fn with(flags: &[&str]) -> Result<Config, String> {
     }
 }
 
+fn fixed(config: Config) -> source::fixed::Config {
+    match config.source {
+        source::Config::Fixed(fixed) => fixed,
+        source::Config::Csi(csi) => panic!("{csi:?}"),
+    }
+}
+
+fn csi(flags: &[&str]) -> Result<source::csi::Config, String> {
+    let flags: Vec<_> = ["ensign-agent", "--source=csi"].iter().chain(flags).collect();
+    match load(flags) {
+        Ok(Request::Run(config)) => match config.source {
+            source::Config::Csi(csi) => Ok(csi),
+            source::Config::Fixed(fixed) => panic!("{fixed:?}"),
+        },
+        Ok(Request::Print(text)) => Err(text),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[test]
+fn the_csi_source_needs_the_nodes_name_and_no_workloads_file() {
+    let error = csi(&[]).unwrap_err();
+    assert!(error.contains("--node-name (NODE_NAME): is not set"), "{error}");
+    let config = csi(&["--node-name=node1"]).unwrap();
+    assert_eq!(config.kubelet_dir, PathBuf::from("/var/lib/kubelet"));
+    assert_eq!(config.state_dir, PathBuf::from("/run/ensign"));
+    assert_eq!(config.key_types, [KeyType::P256, KeyType::P384]);
+    assert_eq!(config.audience, "istio-ca");
+}
+
+#[test]
+fn paths_of_the_csi_source_are_absolute_and_plain() {
+    let config = csi(&["--node-name=n", "--kubelet-dir=/data//kubelet/"]).unwrap();
+    assert_eq!(config.kubelet_dir.to_str(), Some("/data/kubelet"));
+    let error = csi(&["--node-name=n", "--kubelet-dir=kubelet", "--state-dir=/run/../etc"]).unwrap_err();
+    assert!(
+        error.contains("--kubelet-dir") && error.contains("--state-dir"),
+        "{error}"
+    );
+}
+
+#[test]
+fn kinds_of_keys_for_volumes_are_known_ones() {
+    let error = csi(&["--node-name=n", "--csi-key-types=P-256,P-512"]).unwrap_err();
+    assert!(error.contains("--csi-key-types"), "{error}");
+    assert!(
+        csi(&["--node-name=n", "--csi-key-types="])
+            .unwrap()
+            .key_types
+            .is_empty()
+    );
+}
+
 #[test]
 fn the_defaults_are_the_documented_ones() {
     let config = with(&[]).unwrap();
     assert_eq!(config.rotation.ttl, Duration::from_hours(24));
     assert_eq!(config.rotation.schedule, Schedule::default());
-    assert_eq!(config.source.key_type, KeyType::P256);
+    assert_eq!(fixed(config.clone()).key_type, KeyType::P256);
     assert_eq!(config.ca.address.to_string(), "ensign-ra.istio-system.svc:443");
     assert!(config.status_addr.ip().is_loopback());
     assert!(config.pins.is_empty() && config.rotation.default_signer.is_none());
@@ -62,11 +115,11 @@ fn a_missing_workloads_file_is_a_mistake() {
 
 #[test]
 fn kinds_of_keys_are_spelled_as_in_istio() {
-    assert_eq!(with(&["--ecc-curve=P384"]).unwrap().source.key_type, KeyType::P384);
+    assert_eq!(fixed(with(&["--ecc-curve=P384"]).unwrap()).key_type, KeyType::P384);
     assert!(with(&["--ecc-curve=P521"]).unwrap_err().contains("P256 or P384"));
     let rsa = with(&["--ecc-signature-algorithm="]);
     if KeyType::Rsa2048.ensure_generatable().is_ok() {
-        assert_eq!(rsa.unwrap().source.key_type, KeyType::Rsa2048);
+        assert_eq!(fixed(rsa.unwrap()).key_type, KeyType::Rsa2048);
     } else {
         assert!(
             rsa.unwrap_err()

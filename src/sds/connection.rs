@@ -26,7 +26,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 
-use super::authority::AnyAuthority;
 use super::config::Config;
 use super::delta::Delta;
 use super::fetch::Fetch;
@@ -38,6 +37,7 @@ use super::roots::Roots;
 use super::session::{Machine, Session};
 use super::stream::Stream;
 use crate::rotation::{Handle, WorkloadUid};
+use crate::unix_socket::authority::AnyAuthority;
 
 /// What a stream may send before we read: one first message of Envoy's fits.
 const STREAM_WINDOW: u32 = 65_535;

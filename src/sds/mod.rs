@@ -1,6 +1,6 @@
 //! Envoy's secret discovery service, on one Unix socket per workload.
 //!
-//! A request flows down this list: [`server`] accepts on a socket that [`socket_file`] keeps at its path, [`connection`]
+//! A request flows down this list: [`server`] accepts on a socket that [`unix_socket`](crate::unix_socket) keeps at its path, [`connection`]
 //! speaks HTTP/2 and makes a [`session`] of each stream, which cuts messages ([`grpc`]), reads them ([`request`])
 //! and asks a pure machine ([`stream`], [`delta`] or [`fetch`], over one [`ledger`]) what they mean. What is due is
 //! encoded by [`secret`]. Promises: key material goes out under the name `default` of this workload's
@@ -10,9 +10,7 @@
 mod config;
 mod metrics;
 mod server;
-mod socket_file;
 
-mod authority;
 mod connection;
 mod patient_io;
 mod refused;
@@ -31,4 +29,4 @@ mod stream;
 pub use self::config::Config;
 pub use self::metrics::Metrics;
 pub use self::server::{Server, SocketHandle, SocketSnapshot};
-pub use self::socket_file::{BindError, Owner, SocketSpec};
+pub use crate::unix_socket::{BindError, Owner, SocketSpec};

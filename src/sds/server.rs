@@ -23,14 +23,12 @@ use super::connection::{self, Socket};
 use super::grpc::Budget;
 use super::metrics::Metrics;
 use super::refused::Refused;
-use super::socket_file::{self, BindError, Inode, Sighting, SocketSpec};
 use crate::rotation::{Handle, WorkloadUid};
+use crate::unix_socket::kept::{self, Found, KeptSocket};
+use crate::unix_socket::{BindError, SocketSpec};
 
 /// After a failed accept: out of descriptors is nothing that a second try at once mends.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// A socket of somebody else at our path is asked again whether it lives after so many checks.
-const CHECKS_PER_PROBE: u32 = 30;
 
 /// Serves SDS. Clones share everything.
 #[derive(Clone)]
@@ -45,7 +43,7 @@ pub struct Server {
 pub struct SocketHandle {
     listing: Arc<Listing>,
     listener: UnixListener,
-    file: SocketFile,
+    file: KeptSocket,
     metrics: Metrics,
     sockets: Arc<Mutex<Vec<Weak<Listing>>>>,
     cancel: CancellationToken,
@@ -69,16 +67,6 @@ struct Listing {
     path: PathBuf,
 }
 
-/// Our file, and how to put it back.
-struct SocketFile {
-    spec: SocketSpec,
-    inode: Inode,
-    folder_mode: Option<u32>,
-    /// Said once, not every second.
-    complaint: Option<String>,
-    checks: u32,
-}
-
 impl Server {
     /// A server without sockets.
     pub fn new(config: Config, rotation: Handle, metrics: Metrics) -> Self {
@@ -97,20 +85,9 @@ impl Server {
         spec: SocketSpec,
         cancel: CancellationToken,
     ) -> Result<SocketHandle, BindError> {
-        let (listener, inode) = socket_file::bind(&spec)?;
-        let file = SocketFile {
-            inode,
-            folder_mode: socket_file::folder_mode(&spec.path),
-            complaint: None,
-            checks: 0,
-            spec,
-        };
-        let path = file.spec.path.clone();
-        let listener = UnixListener::from_std(listener).map_err(|source| BindError::System {
-            step: "registering",
-            path: path.clone(),
-            source,
-        })?;
+        let (listener, file) = KeptSocket::bind(spec)?;
+        let path = file.path().to_owned();
+        let listener = kept::registered(listener, &path)?;
         let socket = Arc::new(Socket {
             metrics: self.metrics.of(&workload),
             budget: Budget::new(self.config.max_partial),
@@ -200,19 +177,21 @@ impl SocketHandle {
 
     fn look_after_file(&mut self) {
         let workload = &self.listing.socket.workload;
-        match self.file.look() {
-            None => {}
-            Some(Ok(listener)) => {
-                // Whoever waits in the old one's queue is told to come again; connections that exist are not touched.
-                self.listener = listener;
-                tracing::warn!(%workload, path = %self.listing.path.display(), "socket file was gone, it is back");
-            }
-            Some(Err(complaint)) if self.file.complaint.as_ref() == Some(&complaint) => {}
-            Some(Err(complaint)) => {
-                tracing::error!(%workload, path = %self.listing.path.display(), error = complaint, "socket is not at its path");
-                self.file.complaint = Some(complaint);
-            }
-        }
+        let path = self.listing.path.display();
+        let complaint = match self.file.look() {
+            None => return,
+            Some(Found::Complaint(complaint)) => complaint,
+            Some(Found::Gone(listener)) => match kept::registered(listener, self.file.path()) {
+                Ok(listener) => {
+                    // Whoever waits in the old one's queue is told to come again; connections that exist are not touched.
+                    self.listener = listener;
+                    tracing::warn!(%workload, %path, "socket file was gone, it is back");
+                    return;
+                }
+                Err(error) => error.to_string(),
+            },
+        };
+        tracing::error!(%workload, %path, error = complaint, "socket is not at its path");
     }
 
     async fn drain(self) {
@@ -232,7 +211,6 @@ impl SocketHandle {
 
 impl Drop for SocketHandle {
     fn drop(&mut self) {
-        socket_file::remove(&self.file.spec.path, self.file.inode);
         let workload = &self.listing.socket.workload;
         let mut sockets = self.sockets.lock();
         sockets.retain(|socket| !std::ptr::eq(socket.as_ptr(), Arc::as_ptr(&self.listing)));
@@ -245,48 +223,6 @@ impl Drop for SocketHandle {
             self.metrics.forget(workload);
         }
         tracing::info!(%workload, path = %self.listing.path.display(), "socket closed");
-    }
-}
-
-impl SocketFile {
-    /// A new listener if the file had to be put back; a complaint if it could not be.
-    fn look(&mut self) -> Option<Result<UnixListener, String>> {
-        let path = &self.spec.path;
-        match socket_file::sight(path, self.inode) {
-            Sighting::Ours => {
-                self.complaint = None;
-                self.checks = 0;
-                return None;
-            }
-            Sighting::Foreign => return Some(Err("a file of somebody else is there, it is left as it is".into())),
-            Sighting::OtherSocket => {
-                self.checks += 1;
-                let probe = self.checks % CHECKS_PER_PROBE == 1;
-                if !probe || !socket_file::is_stale(path) {
-                    return Some(Err("a socket of somebody else is there, it is left as it is".into()));
-                }
-            }
-            Sighting::Nothing => {
-                if let Some(mode) = self.folder_mode
-                    && let Err(error) = socket_file::remake_folder(path, mode)
-                {
-                    return Some(Err(format!("its folder is gone and cannot be made again: {error}")));
-                }
-            }
-        }
-        Some(self.bind_again().map_err(|error| error.to_string()))
-    }
-
-    fn bind_again(&mut self) -> Result<UnixListener, BindError> {
-        let (listener, inode) = socket_file::bind(&self.spec)?;
-        self.inode = inode;
-        self.complaint = None;
-        self.checks = 0;
-        UnixListener::from_std(listener).map_err(|source| BindError::System {
-            step: "registering",
-            path: self.spec.path.clone(),
-            source,
-        })
     }
 }
 

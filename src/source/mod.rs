@@ -13,13 +13,26 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::csr_client::{SignerName, TokenSource};
 
+pub mod csi;
 pub mod fixed;
+
+/// Which source there is, with its settings.
+#[derive(Clone, Debug)]
+pub enum Config {
+    /// Workloads from a file.
+    Fixed(fixed::Config),
+    /// Workloads from kubelet.
+    Csi(csi::Config),
+}
 
 /// What a source knows of one workload.
 #[derive(Clone, Debug)]
 pub struct Workload {
     /// The source's own name for it, unique on the node; says nothing about identity.
     pub uid: Arc<str>,
+    /// Workloads with the same text here share one key and one certificate: sockets of one pod for the same signer and kind of
+    /// key. It is the name under which status and metrics show them. Mostly the uid.
+    pub shares: Arc<str>,
     /// The identity that the source derived.
     pub id: SpiffeId,
     /// Its credential towards the authority.
@@ -41,6 +54,9 @@ pub struct Socket {
     pub mode: u32,
     /// User and, maybe, group that shall own it; the agent's own if absent.
     pub owner: Option<(u32, Option<u32>)>,
+    /// Set if the source made the socket's folder and will clear it away, below this folder of somebody else's, in which no
+    /// symlink may lead elsewhere. Then the file stays when we stop, for a successor.
+    pub within: Option<PathBuf>,
 }
 
 /// What happened to a workload.
@@ -63,10 +79,13 @@ pub struct Notice {
     pub done: oneshot::Sender<Result<(), Refused>>,
 }
 
-/// The socket could not be bound; the reason is in the log already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the workload's socket could not be bound")]
-pub struct Refused;
+/// The socket could not be bound; this is in the log already.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the workload's socket could not be bound: {reason}")]
+pub struct Refused {
+    /// Why.
+    pub reason: String,
+}
 
 /// Where a source sends its notices.
 pub type Notices = mpsc::Sender<Notice>;

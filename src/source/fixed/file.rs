@@ -128,6 +128,7 @@ impl Entry {
     pub(super) fn workload(&self) -> Workload {
         Workload {
             uid: self.uid(),
+            shares: self.uid(),
             id: self.id.clone(),
             token: Arc::new(FileToken::new(&self.token_file)),
             signer: self.signer.clone(),
@@ -231,6 +232,7 @@ fn entry(
             path: path?,
             mode: mode?,
             owner: owner?,
+            within: None,
         },
     })
 }

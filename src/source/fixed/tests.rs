@@ -55,6 +55,12 @@ impl Drop for Owner {
     }
 }
 
+fn refused() -> Refused {
+    Refused {
+        reason: "a test says so".to_owned(),
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_goes_goes_before_what_comes() {
     let mut owner = Owner::new(&["a", "b"]);
@@ -71,7 +77,7 @@ async fn what_goes_goes_before_what_comes() {
 async fn what_could_not_be_bound_is_offered_again() {
     let mut owner = Owner::new(&[]);
     owner.publish.send_replace(file(&["a", "b"]));
-    assert_eq!(owner.next(Err(Refused)).await, "+fixed/a");
+    assert_eq!(owner.next(Err(refused())).await, "+fixed/a");
     assert_eq!(owner.next(Ok(())).await, "+fixed/b");
     assert_eq!(owner.next(Ok(())).await, "+fixed/a");
     owner.publish.send_replace(file(&["b"]));

@@ -17,13 +17,15 @@ use rustix::fs::{self, AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use super::beneath;
+
 /// Longest path that fits into a socket address, its final zero byte aside.
 const LONGEST_ADDRESS: usize = 107;
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 128;
 
-/// Where a workload's socket is to be and who may use it.
+/// Where a socket is to be and who may use it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketSpec {
     /// The path.
@@ -32,6 +34,11 @@ pub struct SocketSpec {
     pub mode: u32,
     /// The owner; the agent's own user and group if absent.
     pub owner: Option<Owner>,
+    /// Below this folder no symlink is followed on the way to the path, and the socket's own folder belongs to whoever made
+    /// it: it is not made again here.
+    pub within: Option<PathBuf>,
+    /// The file stays when the socket closes: a successor renames its own over it, or somebody clears the folder.
+    pub left: bool,
 }
 
 /// Owner of a socket file.
@@ -141,12 +148,11 @@ pub(crate) enum Sighting {
 pub(crate) fn bind(spec: &SocketSpec) -> Result<(UnixListener, Inode), BindError> {
     let path = &spec.path;
     let (folder_path, name) = split(path)?;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let folder = fs::openat(CWD, folder_path, flags, Mode::empty()).map_err(|errno| BindError::Folder {
+    let folder = open_folder(folder_path, spec.within.as_deref()).map_err(|source| BindError::Folder {
         folder: folder_path.into(),
         name: name.into(),
         uid: rustix::process::geteuid().as_raw(),
-        source: errno.into(),
+        source,
     })?;
     refuse_other_files(&folder, name, path)?;
 
@@ -216,6 +222,16 @@ impl Inode {
         Self {
             device: stat.st_dev,
             number: stat.st_ino,
+        }
+    }
+}
+
+fn open_folder(folder: &Path, within: Option<&Path>) -> io::Result<OwnedFd> {
+    match within {
+        Some(above) => beneath::open(above, folder),
+        None => {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            Ok(fs::openat(CWD, folder, flags, Mode::empty())?)
         }
     }
 }

@@ -13,6 +13,8 @@ fn spec(path: PathBuf) -> SocketSpec {
         path,
         mode: 0o620,
         owner: None,
+        within: None,
+        left: false,
     }
 }
 
@@ -112,6 +114,8 @@ fn own_owner_can_be_set() {
         path: path.clone(),
         mode: 0o600,
         owner,
+        within: None,
+        left: false,
     })
     .unwrap();
     let seen = fs::symlink_metadata(&path).unwrap();
@@ -128,4 +132,17 @@ fn folder_comes_back_with_its_mode() {
     remake_folder(&path, mode).unwrap();
     remake_folder(&path, mode).unwrap();
     assert_eq!(folder_mode(&path), Some(mode));
+}
+
+#[test]
+fn a_symlink_on_the_way_is_refused_where_none_is_expected() {
+    let folder = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    symlink(elsewhere.path(), folder.path().join("sub")).unwrap();
+    let mut spec = spec(folder.path().join("sub/a.sock"));
+    spec.within = Some(folder.path().into());
+    assert!(matches!(bind(&spec), Err(BindError::Folder { .. })));
+    assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+    spec.within = None;
+    bind(&spec).unwrap();
 }

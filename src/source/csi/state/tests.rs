@@ -1,0 +1,126 @@
+//! The state on a real file system: what comes back, what is set aside, who may write.
+
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+
+use tempfile::TempDir;
+use test_case::test_case;
+
+use super::super::request::{Publish, tests as requests};
+use super::*;
+
+const UID: &str = "0d5a7e1c-6f0a-4f0c-9d52-3c1b8a1f7e11";
+
+fn place() -> (TempDir, Config) {
+    let place = tempfile::tempdir().unwrap();
+    let config = Config {
+        state_dir: place.path().join("state"),
+        ..requests::config()
+    };
+    (place, config)
+}
+
+fn volumes(config: &Config) -> Volumes {
+    let one = |name: &str, attributes: &[(&str, &str)]| {
+        let target = Target::new(UID, name).unwrap();
+        let request = requests::request(UID, attributes);
+        let volume = Publish::read(request, &target, config).unwrap().volume;
+        (target, volume)
+    };
+    vec![one("a", &[]), one("b", &[("signer", "foo"), ("keyType", "P-384")])]
+}
+
+#[tokio::test]
+async fn what_was_saved_comes_back_and_holds_no_token() {
+    let (_place, config) = place();
+    let volumes = volumes(&config);
+    let (saver, writer) = State::open(&config).unwrap().writer();
+    let stop = CancellationToken::new();
+    let saving = async {
+        let revision = Revision {
+            number: 1,
+            volumes: volumes.clone(),
+        };
+        saver.save(revision).await;
+        let text = std::fs::read_to_string(config.state_dir.join(FILE)).unwrap();
+        assert!(!text.contains("planted") && text.contains("httpbin"), "{text}");
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o7777;
+        assert_eq!(mode(&config.state_dir), 0o700);
+        assert_eq!(mode(&config.state_dir.join(FILE)), 0o600);
+        stop.cancel();
+    };
+    tokio::join!(writer.run(stop.clone()), saving);
+    assert_eq!(State::open(&config).unwrap().load(&config), volumes);
+}
+
+#[tokio::test]
+async fn a_second_agent_reads_at_once_and_writes_when_the_first_is_gone() {
+    let (_place, config) = place();
+    let first = State::open(&config).unwrap();
+    assert!(first.locked);
+    let second = State::open(&config).unwrap();
+    assert!(!second.locked);
+    let (saver, writer) = second.writer();
+    let stop = CancellationToken::new();
+    let watching = async {
+        // Nobody is held up by a lock.
+        let revision = Revision {
+            number: 1,
+            volumes: volumes(&config),
+        };
+        saver.save(revision).await;
+        assert!(State::open(&config).unwrap().load(&config).is_empty());
+        drop(first);
+        while State::open(&config).unwrap().load(&config).is_empty() {
+            sleep(Duration::from_millis(20)).await;
+        }
+        stop.cancel();
+    };
+    tokio::join!(writer.run(stop.clone()), watching);
+}
+
+#[test_case(b"{"; "cut short")]
+#[test_case(b""; "empty")]
+#[test_case(br#"{"version":2,"node":"node1","volumes":[]}"#; "of another version")]
+#[test_case(br#"{"version":1,"node":"node2","volumes":[]}"#; "of another node")]
+#[test_case(br#"{"version":1,"node":"node1","volumes":[{"volumeId":"1","podUid":"../..","volume":"v","namespace":"foo","pod":"p","serviceAccount":"s","keyType":"P-256","socketName":"a"}]}"#; "a place that climbs")]
+#[test_case(br#"{"version":1,"node":"node1","volumes":[{"volumeId":"1","podUid":"u","volume":"v","namespace":"foo/sa/x","pod":"p","serviceAccount":"s","keyType":"P-256","socketName":"a"}]}"#; "a forged identity")]
+#[test_case(br#"{"version":1,"node":"node1","volumes":[{"volumeId":"1","podUid":"u","volume":"v","namespace":"foo","pod":"p","serviceAccount":"s","keyType":"P-256","socketName":"../a"}]}"#; "a socket that climbs")]
+fn what_is_not_ours_is_set_aside(bytes: &[u8]) {
+    let (_place, config) = place();
+    let state = State::open(&config).unwrap();
+    std::fs::write(config.state_dir.join(FILE), bytes).unwrap();
+    assert!(state.load(&config).is_empty());
+    assert_eq!(std::fs::read(config.state_dir.join(ASIDE)).unwrap(), bytes);
+    assert!(state.load(&config).is_empty(), "now there is none");
+}
+
+#[test]
+fn a_symlink_is_not_followed() {
+    let (place, config) = place();
+    let state = State::open(&config).unwrap();
+    let elsewhere = place.path().join("elsewhere");
+    std::fs::write(&elsewhere, br#"{"version":1,"node":"node1","volumes":[]}"#).unwrap();
+    symlink(&elsewhere, config.state_dir.join(FILE)).unwrap();
+    assert!(state.load(&config).is_empty());
+    assert!(
+        std::fs::symlink_metadata(config.state_dir.join(ASIDE))
+            .unwrap()
+            .is_symlink()
+    );
+    drop(state);
+
+    let real = place.path().join("real");
+    std::fs::rename(&config.state_dir, &real).unwrap();
+    symlink(&real, &config.state_dir).unwrap();
+    let error = State::open(&config).unwrap_err().to_string();
+    assert!(error.contains("--state-dir"), "{error}");
+}
+
+#[test]
+fn a_folder_that_kubelet_made_for_all_becomes_private() {
+    let (_place, config) = place();
+    std::fs::create_dir(&config.state_dir).unwrap();
+    std::fs::set_permissions(&config.state_dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+    State::open(&config).unwrap();
+    assert_eq!(std::fs::metadata(&config.state_dir).unwrap().mode() & 0o7777, 0o700);
+}

@@ -1,0 +1,171 @@
+//! A kubelet of a few lines: it calls the driver as the real one does, over the driver's own sockets.
+//!
+//! For what the real one cannot be made to show at will; `ring_e2e` has the real one.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use ensign_proto::csi::v1::identity_client::IdentityClient;
+use ensign_proto::csi::v1::node_client::NodeClient;
+use ensign_proto::csi::v1::volume_capability::{AccessType, MountVolume};
+use ensign_proto::csi::v1::{NodePublishVolumeRequest, NodeUnpublishVolumeRequest, VolumeCapability};
+use ensign_proto::pluginregistration::registration_client::RegistrationClient;
+use ensign_testkit::eventually;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+/// Kubelet's folder and its way to the driver.
+#[derive(Clone, Debug)]
+pub(crate) struct Kubelet {
+    pub(crate) folder: PathBuf,
+}
+
+/// A pod with one volume of ours.
+#[derive(Clone, Debug)]
+pub(crate) struct Pod {
+    pub(crate) uid: String,
+    pub(crate) name: String,
+    pub(crate) account: String,
+    pub(crate) volume: String,
+    pub(crate) attributes: HashMap<String, String>,
+    pub(crate) token: String,
+}
+
+impl Pod {
+    pub(crate) fn new(name: &str) -> Self {
+        Self {
+            uid: format!("0d5a7e1c-{name}"),
+            name: name.to_owned(),
+            account: name.to_owned(),
+            volume: "identity".to_owned(),
+            attributes: HashMap::new(),
+            token: format!("token.of.{name}"),
+        }
+    }
+
+    pub(crate) fn with(mut self, attribute: &str, value: &str) -> Self {
+        self.attributes.insert(attribute.to_owned(), value.to_owned());
+        self
+    }
+}
+
+impl Kubelet {
+    /// Makes the folders that kubelet has before any driver is there.
+    pub(crate) fn new(folder: PathBuf) -> Self {
+        for inner in ["pods", "plugins/csi.ensign.mesh", "plugins_registry"] {
+            std::fs::create_dir_all(folder.join(inner)).unwrap();
+        }
+        Self { folder }
+    }
+
+    /// Where the pod's volume is mounted from.
+    pub(crate) fn mount(&self, pod: &Pod) -> PathBuf {
+        let path = format!("pods/{}/volumes/kubernetes.io~csi/{}/mount", pod.uid, pod.volume);
+        self.folder.join(path)
+    }
+
+    /// Finds the driver's registration socket, asks who it is, takes it up; gives the endpoint that it named.
+    pub(crate) async fn register(&self) -> String {
+        let path = self.folder.join("plugins_registry/csi.ensign.mesh-reg.sock");
+        let mut client =
+            RegistrationClient::new(eventually("the registration socket", async || dial(&path).await).await);
+        let info = client
+            .get_info(ensign_proto::pluginregistration::InfoRequest {})
+            .await
+            .unwrap()
+            .into_inner();
+        assert_eq!(
+            (info.r#type.as_str(), info.name.as_str()),
+            ("CSIPlugin", "csi.ensign.mesh")
+        );
+        assert_eq!(info.supported_versions, ["1.0.0"]);
+        let mut node = NodeClient::new(dial(Path::new(&info.endpoint)).await.unwrap());
+        let node = node
+            .node_get_info(ensign_proto::csi::v1::NodeGetInfoRequest {})
+            .await
+            .unwrap();
+        assert_eq!(node.into_inner().node_id, "node1");
+        self.notify(true, "").await;
+        info.endpoint
+    }
+
+    pub(crate) async fn notify(&self, plugin_registered: bool, error: &str) {
+        let path = self.folder.join("plugins_registry/csi.ensign.mesh-reg.sock");
+        let mut client = RegistrationClient::new(dial(&path).await.unwrap());
+        let status = ensign_proto::pluginregistration::RegistrationStatus {
+            plugin_registered,
+            error: error.to_owned(),
+        };
+        client.notify_registration_status(status).await.unwrap();
+    }
+
+    pub(crate) async fn name(&self) -> String {
+        let mut client = IdentityClient::new(self.driver().await);
+        let info = client
+            .get_plugin_info(ensign_proto::csi::v1::GetPluginInfoRequest {})
+            .await;
+        client.probe(ensign_proto::csi::v1::ProbeRequest {}).await.unwrap();
+        info.unwrap().into_inner().name
+    }
+
+    pub(crate) fn request(&self, pod: &Pod) -> NodePublishVolumeRequest {
+        let tokens = format!(
+            r#"{{"istio-ca":{{"token":"{}","expirationTimestamp":"2099-01-01T00:00:00Z"}}}}"#,
+            pod.token
+        );
+        let kubelets = [
+            ("csi.storage.k8s.io/ephemeral", "true".to_owned()),
+            ("csi.storage.k8s.io/pod.name", pod.name.clone()),
+            ("csi.storage.k8s.io/pod.namespace", "foo".to_owned()),
+            ("csi.storage.k8s.io/pod.uid", pod.uid.clone()),
+            ("csi.storage.k8s.io/serviceAccount.name", pod.account.clone()),
+            ("csi.storage.k8s.io/serviceAccount.tokens", tokens),
+        ];
+        let mut volume_context = pod.attributes.clone();
+        volume_context.extend(kubelets.map(|(key, value)| (key.to_owned(), value)));
+        NodePublishVolumeRequest {
+            volume_id: format!("csi-{}", pod.uid),
+            target_path: self.mount(pod).to_str().unwrap().to_owned(),
+            volume_capability: Some(VolumeCapability {
+                access_type: Some(AccessType::Mount(MountVolume::default())),
+            }),
+            readonly: true,
+            secrets: HashMap::new(),
+            volume_context,
+        }
+    }
+
+    /// NodePublishVolume, after the volume's folder is made as kubelet does.
+    pub(crate) async fn publish(&self, pod: &Pod) -> Result<(), Status> {
+        std::fs::create_dir_all(self.mount(pod).parent().unwrap()).unwrap();
+        let mut client = NodeClient::new(self.driver().await);
+        client.node_publish_volume(self.request(pod)).await.map(|_| ())
+    }
+
+    pub(crate) async fn unpublish(&self, pod: &Pod) -> Result<(), Status> {
+        let mut client = NodeClient::new(self.driver().await);
+        let request = NodeUnpublishVolumeRequest {
+            volume_id: format!("csi-{}", pod.uid),
+            target_path: self.mount(pod).to_str().unwrap().to_owned(),
+        };
+        client.node_unpublish_volume(request).await.map(|_| ())
+    }
+
+    async fn driver(&self) -> Channel {
+        let path = self.folder.join("plugins/csi.ensign.mesh/csi.sock");
+        eventually("the driver's socket", async || dial(&path).await).await
+    }
+}
+
+async fn dial(path: &Path) -> Result<Channel, tonic::transport::Error> {
+    let path = path.to_owned();
+    let connector = tower::service_fn(move |_| {
+        let path = path.clone();
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    Endpoint::from_static("http://localhost")
+        .connect_with_connector(connector)
+        .await
+}
