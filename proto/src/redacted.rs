@@ -192,6 +192,9 @@ mod tests {
         };
         silent(&request);
         let printed = format!("{request:?}");
-        assert!(printed.contains("serviceAccount.tokens") && printed.contains("\"signer\""), "{printed}");
+        assert!(
+            printed.contains("serviceAccount.tokens") && printed.contains("\"signer\""),
+            "{printed}"
+        );
     }
 }

@@ -4,6 +4,8 @@
 //! predecessor left of kubelet's volumes is bound before kubelet can call; a socket that cannot be bound there waits for
 //! kubelet's next look at the pod and holds up no other.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 use ensign_daemon::Readiness;
 use ensign_daemon::supervise::Supervisor;
@@ -39,7 +41,7 @@ pub(super) async fn start(config: source::Config, mut node: Node, around: Around
             workloads_gate.open();
             around.supervisor.spawn("workloads-file", watched.run(stop.clone()));
             for workload in workloads {
-                let uid = workload.uid.clone();
+                let uid = Arc::clone(&workload.uid);
                 node.appeared(workload).with_context(|| format!("workload {uid}"))?;
             }
             around.supervisor.spawn("source", source.run(notices, stop.clone()));
@@ -57,7 +59,7 @@ pub(super) async fn start(config: source::Config, mut node: Node, around: Around
             let (workloads, opened) = csi::open(config, parts)?;
             let count = workloads.len();
             for workload in workloads {
-                let uid = workload.uid.clone();
+                let uid = Arc::clone(&workload.uid);
                 if let Err(error) = node.appeared(workload) {
                     let error = ensign_daemon::logging::chain(&error);
                     tracing::error!(workload = %uid, error, "socket not bound again, the workload waits for kubelet");

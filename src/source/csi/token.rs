@@ -45,7 +45,9 @@ impl Brought {
         // The parser's own text would quote what it read.
         let mut tokens: HashMap<String, Raw> = serde_json::from_str(json).map_err(|_| Refusal::Tokens)?;
         let wanted = tokens.remove(audience);
-        tokens.values_mut().for_each(|other| other.token.zeroize());
+        for other in tokens.values_mut() {
+            other.token.zeroize();
+        }
         let Some(Raw { token, expires }) = wanted else {
             return Ok(None);
         };

@@ -227,13 +227,11 @@ impl Inode {
 }
 
 fn open_folder(folder: &Path, within: Option<&Path>) -> io::Result<OwnedFd> {
-    match within {
-        Some(above) => beneath::open(above, folder),
-        None => {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            Ok(fs::openat(CWD, folder, flags, Mode::empty())?)
-        }
+    if let Some(above) = within {
+        return beneath::open(above, folder);
     }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(fs::openat(CWD, folder, flags, Mode::empty())?)
 }
 
 fn split(path: &Path) -> Result<(&Path, &OsStr), BindError> {

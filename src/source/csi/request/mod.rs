@@ -50,7 +50,9 @@ pub(super) fn token(request: &mut NodePublishVolumeRequest, audience: &str) -> R
     // `serviceAccountTokenInSecrets` (Kubernetes 1.35) moves them from one map to the other under the same key.
     let in_secrets = request.secrets.remove(TOKENS);
     let in_context = request.volume_context.remove(TOKENS);
-    request.secrets.values_mut().for_each(|secret| secret.zeroize());
+    for secret in request.secrets.values_mut() {
+        secret.zeroize();
+    }
     let mut found = Ok(None);
     for mut json in [in_context, in_secrets].into_iter().flatten() {
         if !matches!(found, Ok(Some(_))) {

@@ -251,7 +251,7 @@ impl Writer {
                 match self.state.write(&revision).await {
                     Ok(()) => dirty = false,
                     Err(error) => {
-                        tracing::error!(%error, folder = %self.state.folder.display(), "state cannot be written")
+                        tracing::error!(%error, folder = %self.state.folder.display(), "state cannot be written");
                     }
                 }
             }
