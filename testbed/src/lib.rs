@@ -13,6 +13,7 @@ pub mod envoy;
 pub mod folder;
 pub mod http;
 pub mod load;
+pub mod node;
 pub mod process;
 pub mod scenario;
 pub mod serial;

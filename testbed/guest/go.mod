@@ -1,0 +1,3 @@
+module ensign.mesh/testbed/guest
+
+go 1.25

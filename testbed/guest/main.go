@@ -1,0 +1,86 @@
+// Guest is the one program in the pods of the test bed, in an image that holds nothing else.
+//
+//	guest pause               waits, and reaps what is left to it (the sandbox of every pod)
+//	guest probe PATH          looks for a living SDS socket as pilot-agent does when it starts, then waits
+//
+// A probe is one connection: HTTP/2's preface out, the server's SETTINGS back within a second. It looks once, at once: what
+// it prints tells what the first container of a pod found.
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+func main() {
+	if len(os.Args) == 3 && os.Args[1] == "probe" {
+		probe(os.Args[2])
+	}
+	wait()
+}
+
+// settings is the type of the frame that a server sends first.
+const settings = 4
+
+func probe(path string) {
+	began := time.Now()
+	err := dial(path)
+	if err != nil {
+		fmt.Printf("probe failed after %v: %v\n", time.Since(began), err)
+		return
+	}
+	fmt.Printf("probe answered after %v\n", time.Since(began))
+	if err := os.Remove(path); err != nil {
+		fmt.Printf("socket cannot be removed: %v\n", err)
+	} else {
+		fmt.Println("socket was removed")
+	}
+}
+
+func dial(path string) error {
+	connection, err := net.DialTimeout("unix", path, time.Second)
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	if err := connection.SetDeadline(time.Now().Add(time.Second)); err != nil {
+		return err
+	}
+	// The preface and an empty SETTINGS frame.
+	if _, err := io.WriteString(connection, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"); err != nil {
+		return err
+	}
+	head := make([]byte, 9)
+	if _, err := io.ReadFull(connection, head); err != nil {
+		return err
+	}
+	if head[3] != settings {
+		return fmt.Errorf("the first frame is of type %d, expected SETTINGS", head[3])
+	}
+	return nil
+}
+
+func wait() {
+	end := make(chan os.Signal, 1)
+	signal.Notify(end, syscall.SIGTERM, syscall.SIGINT)
+	children := make(chan os.Signal, 1)
+	signal.Notify(children, syscall.SIGCHLD)
+	for {
+		select {
+		case <-end:
+			return
+		case <-children:
+			for {
+				pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil)
+				if err != nil || pid <= 0 {
+					break
+				}
+			}
+		}
+	}
+}

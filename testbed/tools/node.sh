@@ -1,0 +1,26 @@
+#!/bin/sh
+# Installs what a real node needs beside kubelet, as Debian 12 has it: containerd, runc, the CNI plugins. Needs root, once per
+# machine. Other versions may do; these are the ones that the test bed was made with.
+set -eu
+
+wanted="containerd=1.6.20* runc=1.1.5* containernetworking-plugins=1.1.1* iproute2 util-linux binutils"
+
+if [ -x /usr/bin/containerd ] && [ -x /usr/sbin/runc ] && [ -x /usr/lib/cni/bridge ] && command -v ip >/dev/null &&
+    command -v unshare >/dev/null && command -v strip >/dev/null; then
+    exit 0
+fi
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    echo "node: this machine lacks a program of the test bed's nodes; install: $wanted" >&2
+    exit 1
+fi
+echo "node: installing $wanted, once per machine"
+# Debian starts what it installs; nothing of it is to run here.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+    trap 'rm -f "$policy"' EXIT
+fi
+apt-get update -qq
+# shellcheck disable=SC2086
+DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $wanted
