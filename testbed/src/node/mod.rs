@@ -232,7 +232,8 @@ impl Slot {
     }
 
     async fn remove_cgroups(&self) -> anyhow::Result<()> {
-        for hierarchy in hierarchies()? {
+        // runc makes one in the empty cgroup2, too.
+        for hierarchy in folders("/sys/fs/cgroup")? {
             let group = hierarchy.join(self.cgroup().trim_start_matches('/'));
             wait::until("the node's control groups to be empty", PATIENCE, async || {
                 remove_deepest_first(&group).with_context(|| format!("{}", group.display()))
@@ -260,17 +261,20 @@ fn remove_deepest_first(group: &Path) -> std::io::Result<()> {
 }
 
 fn hierarchies() -> anyhow::Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir("/sys/fs/cgroup").context("no control groups")?;
-    let folders = entries.filter_map(Result::ok).map(|entry| entry.path());
     // cgroup2 without controllers holds nothing for kubelet.
-    let found: Vec<_> = folders
-        .filter(|path| path.join("tasks").is_file() && !path.is_symlink())
-        .collect();
+    let mut found = folders("/sys/fs/cgroup")?;
+    found.retain(|path| path.join("tasks").is_file() && !path.is_symlink());
     ensure!(
         !found.is_empty(),
         "no cgroup v1 hierarchy in /sys/fs/cgroup: this test bed knows no other yet"
     );
     Ok(found)
+}
+
+fn folders(path: &str) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(path).with_context(|| format!("no {path}"))?;
+    let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
+    Ok(paths.filter(|path| path.is_dir()).collect())
 }
 
 fn needs() -> anyhow::Result<()> {
