@@ -12,24 +12,14 @@ mod authn;
 mod authority;
 #[path = "ring_kubernetes/bed/mod.rs"]
 mod bed;
-#[path = "ring_kubernetes/bed/mod.rs"]
-mod bed;
-#[path = "ring_kubernetes/cert_manager.rs"]
-mod cert_manager;
 #[path = "ring_kubernetes/cert_manager.rs"]
 mod cert_manager;
 #[path = "ring_kubernetes/clusters.rs"]
 mod clusters;
 #[path = "ring_kubernetes/deploy.rs"]
 mod deploy;
-#[path = "ring_kubernetes/deploy.rs"]
-mod deploy;
 #[path = "ring_kubernetes/distribution.rs"]
 mod distribution;
-#[path = "ring_kubernetes/distribution.rs"]
-mod distribution;
-#[path = "ring_kubernetes/exercise.rs"]
-mod exercise;
 #[path = "ring_kubernetes/exercise.rs"]
 mod exercise;
 #[path = "ring_kubernetes/impersonation.rs"]
