@@ -107,12 +107,16 @@ impl Node {
         Relay::start(self.slot.gateway(), target).await
     }
 
-    /// Ends a program of the node that has this name, as `kill -9` would; it is started again.
+    /// Ends a program of the node that has this name, as `kill -9` would, and waits until nothing of it is open: a socket
+    /// of a dying process still lets in. It is started again.
     pub async fn kill(&self, program: &str) -> anyhow::Result<()> {
         // Among the node's own processes only: it has its own /proc.
         let script = "killed=1
             for process in /proc/[0-9]*; do
-                if [ \"$(cat \"$process/comm\" 2>/dev/null)\" = \"$1\" ]; then kill -KILL \"${process#/proc/}\" && killed=0; fi
+                if [ \"$(cat \"$process/comm\" 2>/dev/null)\" = \"$1\" ]; then
+                    kill -KILL \"${process#/proc/}\" && killed=0
+                    while [ -n \"$(ls \"$process/fd\" 2>/dev/null)\" ]; do sleep 0.01; done
+                fi
             done
             exit $killed";
         self.run(&["/bin/sh", "-c", script, "kill", program]).await.map(drop)

@@ -246,7 +246,7 @@ async fn volumes_of_a_pod_share_token_and_name_and_are_four_at_most() {
     let names: std::collections::HashSet<_> = told
         .iter()
         .map(|event| match event {
-            Event::Appeared(workload) => (workload.shares.clone(), Arc::as_ptr(&workload.token).addr()),
+            Event::Appeared(workload) => (Arc::clone(&workload.shares), Arc::as_ptr(&workload.token).addr()),
             other => panic!("{other:?}"),
         })
         .collect();
