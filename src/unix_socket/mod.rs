@@ -1,7 +1,7 @@
 //! Unix sockets that others find by their path: as files, and what their clients write into HTTP/2.
 //!
 //! Both sides of the agent listen on such sockets, `sds` for Envoys and `source` for kubelet, so what is common to them is here and
-//! knows neither. [`file`] makes a socket appear at its path and recognises it there, [`kept`] puts it back when it goes,
+//! knows neither. [`mod@file`] makes a socket appear at its path and recognises it there, [`kept`] puts it back when it goes,
 //! [`beneath`] finds a folder without following symlinks, [`authority`] lets in clients that name the path as their host.
 
 pub(crate) mod authority;

@@ -22,7 +22,7 @@ pub(super) struct Target {
     pub(super) volume: String,
 }
 
-/// What [`Folder::make`] found.
+/// What making the folder found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Made {
     /// It was not there before.
