@@ -1,5 +1,6 @@
 //! A peer that takes more than its share: bounded, dropped, and nobody else's trouble.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use ensign_agent::config::Config;
@@ -80,10 +81,18 @@ async fn ten_thousand_silent_connections_are_bounded_and_harm_no_other_socket() 
     let mut most: f64 = 0.0;
     for number in 0..10_000 {
         // One that the agent has closed at once is gone with the next reading; this side keeps what it can.
-        match UnixStream::connect(node.socket("greedy")).await {
-            Ok(stream) if kept.len() < 500 => kept.push(stream),
-            Ok(_) => {}
-            Err(error) => panic!("connection {number}: {error}"),
+        let stream = loop {
+            match UnixStream::connect(node.socket("greedy")).await {
+                Ok(stream) => break stream,
+                // The kernel's own queue before the agent is full: this side is faster than a busy machine lets it accept.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    tokio::time::sleep(Duration::from_millis(1)).await
+                }
+                Err(error) => panic!("connection {number}: {error}"),
+            }
+        };
+        if kept.len() < 500 {
+            kept.push(stream);
         }
         if number % 1000 == 0 {
             most = most.max(open(&node, "greedy").await.0);
