@@ -95,7 +95,9 @@ impl Keeper {
             let mut not_before = Instant::now();
             loop {
                 if not_before <= Instant::now() {
-                    not_before = Instant::now() + self.look(&api, seen.as_deref()).await;
+                    // Counted from its end: an issue takes seconds.
+                    let pause = self.look(&api, seen.as_deref()).await;
+                    not_before = Instant::now() + pause;
                 }
                 tokio::select! {
                     next = states.next() => seen = next,

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::{IstiodParts, SECRET};
 use crate::kubernetes::{ApiError, KeySecret, NamedSecret, ObjectKey, Store, follow};
 use crate::leader::FIELD_MANAGER;
+use crate::signer::object::kind::is_later;
 use crate::signer::{Errand, Running, ServerCsr, ServerIdentity, obtain};
 use crate::trust::Roots;
 
@@ -32,6 +33,8 @@ pub(super) struct Keeper {
     asked: Option<(Arc<PrivateKey>, ServerCsr, ServerIdentity)>,
     /// Half of the life of the pair in the Secret, drawn once.
     renew_at: Option<(String, SystemTime)>,
+    /// What we wrote and the watch has not shown yet, and since when.
+    unseen: Option<(String, Instant)>,
     pause: Duration,
     complaint: String,
 }
@@ -60,6 +63,7 @@ impl Keeper {
             secret,
             asked: None,
             renew_at: None,
+            unseen: None,
             pause: FIRST_PAUSE,
             complaint: String::new(),
         }
@@ -79,7 +83,9 @@ impl Keeper {
             let mut not_before = Instant::now();
             loop {
                 if not_before <= Instant::now() {
-                    not_before = Instant::now() + self.look(seen.as_deref()).await;
+                    // Counted from its end: an issue takes seconds.
+                    let pause = self.look(seen.as_deref()).await;
+                    not_before = Instant::now() + pause;
                 }
                 tokio::select! {
                     next = states.next() => seen = next,
@@ -92,6 +98,9 @@ impl Keeper {
 
     /// Looks, and acts if needed; says when to look again at the latest.
     async fn look(&mut self, seen: Option<&KeySecret>) -> Duration {
+        if self.is_behind(seen) {
+            return SETTLE;
+        }
         let running = match (self.parts.signer)() {
             Ok(running) => running,
             Err(why) => return self.failed("no_signer", &why),
@@ -232,11 +241,26 @@ impl Keeper {
         made.await.unwrap_or_else(|error| Err(error.to_string()))
     }
 
+    /// Whether the watch has still to show our last write. A watch that is behind for long is believed again: somebody
+    /// may have deleted what we wrote before it was shown.
+    fn is_behind(&mut self, seen: Option<&KeySecret>) -> bool {
+        let Some((version, since)) = &self.unseen else {
+            return false;
+        };
+        let shown = seen.and_then(|secret| secret.resource_version());
+        let shown = shown.is_some_and(|shown| shown == *version || is_later(&shown, version));
+        if shown || since.elapsed() > BEHIND {
+            self.unseen = None;
+        }
+        self.unseen.is_some()
+    }
+
     /// The watch shows what was written in a moment; until then nothing is decided anew.
     fn written(&mut self, written: Result<KeySecret, ApiError>, what: &'static str) -> Duration {
         match written {
-            Ok(_) => {
+            Ok(written) => {
                 tracing::info!(secret = %self.secret, "{what}");
+                self.unseen = written.resource_version().map(|version| (version, Instant::now()));
                 self.well();
                 SETTLE
             }
@@ -293,6 +317,7 @@ const ROOTS: &str = "ca.crt";
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// The policy and its roots are looked at this often.
 const LOOK: Duration = Duration::from_secs(3);
-const SETTLE: Duration = Duration::from_secs(3);
+const SETTLE: Duration = Duration::from_secs(1);
+const BEHIND: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);

@@ -93,7 +93,8 @@ impl Election {
     /// One try, given up in time to step down.
     async fn write(&mut self, step: Step) {
         let began = Instant::now();
-        let patience = began + self.candidate.timing.retry * 2;
+        // A slow answer is better than a second question to a server that has much to do.
+        let patience = began + self.candidate.timing.deadline;
         let limit = self
             .term
             .ends()
