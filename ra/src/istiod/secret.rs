@@ -247,7 +247,7 @@ impl Keeper {
         let Some((version, since)) = &self.unseen else {
             return false;
         };
-        let shown = seen.and_then(|secret| secret.resource_version());
+        let shown = seen.and_then(ResourceExt::resource_version);
         let shown = shown.is_some_and(|shown| shown == *version || is_later(&shown, version));
         if shown || since.elapsed() > BEHIND {
             self.unseen = None;
