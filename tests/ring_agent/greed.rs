@@ -86,7 +86,7 @@ async fn ten_thousand_silent_connections_are_bounded_and_harm_no_other_socket() 
                 Ok(stream) => break stream,
                 // The kernel's own queue before the agent is full: this side is faster than a busy machine lets it accept.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    tokio::time::sleep(Duration::from_millis(1)).await
+                    tokio::time::sleep(Duration::from_millis(1)).await;
                 }
                 Err(error) => panic!("connection {number}: {error}"),
             }
