@@ -9,7 +9,7 @@ mod supervisor;
 pub use self::supervisor::supervise;
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, ErrorKind},
     ops::Deref,
     os::unix::{net, process::CommandExt as _},
     path::PathBuf,
@@ -29,6 +29,9 @@ use crate::{process::own_binary, wait::PATIENCE};
 
 /// How long the cluster waits for another user. Longer than the pause between two tests of a run.
 const IDLE: Duration = Duration::from_secs(20);
+
+/// How often a user meets a supervisor that ends before it takes that for an answer.
+const ATTEMPTS: usize = 3;
 
 /// What a user says at the end of a test that went well; the cluster's logs are kept if one leaves without a word.
 const WELL: &str = "well";
@@ -53,8 +56,7 @@ impl SharedCluster {
     /// The cluster of everybody who has the same key; one that is started here ends `idle` after its last user left.
     pub async fn meet(key: &str, idle: Duration) -> anyhow::Result<Self> {
         let meeting = Meeting::of(key);
-        let connection = spawn_blocking(move || connect(&meeting, idle)).await??;
-        let (connection, folder) = spawn_blocking(move || answer(connection)).await??;
+        let (connection, folder) = spawn_blocking(move || reach(&meeting, idle)).await??;
         connection
             .set_nonblocking(true)
             .context("cannot wait without blocking")?;
@@ -103,6 +105,21 @@ impl Drop for SharedCluster {
     }
 }
 
+/// A connection to a cluster that is ready. A supervisor that is being killed takes connections until the kernel has
+/// closed its socket: whoever got one of those starts anew.
+fn reach(meeting: &Meeting, idle: Duration) -> anyhow::Result<(net::UnixStream, PathBuf)> {
+    for _ in 0..ATTEMPTS {
+        let connection = connect(meeting, idle)?;
+        if let Some(folder) = answer(&connection)? {
+            return Ok((connection, folder));
+        }
+    }
+    bail!(
+        "the shared cluster ended while it started, {ATTEMPTS} times in a row; see {}",
+        meeting.log().display()
+    )
+}
+
 /// Connects to the cluster, and starts it first if there is none.
 fn connect(meeting: &Meeting, idle: Duration) -> anyhow::Result<net::UnixStream> {
     let _lock = meeting.lock()?;
@@ -135,17 +152,19 @@ fn connect(meeting: &Meeting, idle: Duration) -> anyhow::Result<net::UnixStream>
     bail!("the shared cluster does not listen at {}", meeting.socket().display())
 }
 
-/// Waits for the cluster to be ready: its folder, or why not.
-fn answer(connection: net::UnixStream) -> anyhow::Result<(net::UnixStream, PathBuf)> {
+/// Waits for the cluster to be ready: its folder, why not, or nothing if its supervisor has gone.
+fn answer(connection: &net::UnixStream) -> anyhow::Result<Option<PathBuf>> {
     connection
         .set_read_timeout(Some(PATIENCE * 2))
         .context("cannot limit a wait")?;
     let mut line = String::new();
-    let read = BufReader::new(&connection).read_line(&mut line);
-    read.context("the shared cluster does not become ready")?;
+    match BufReader::new(connection).read_line(&mut line) {
+        Err(e) if e.kind() == ErrorKind::ConnectionReset => return Ok(None),
+        read => read.context("the shared cluster does not become ready")?,
+    };
     match line.trim_end().split_once(' ') {
-        Some(("ready", folder)) => Ok((connection, folder.into())),
+        Some(("ready", folder)) => Ok(Some(folder.into())),
         Some(("failed", why)) => bail!("the shared cluster did not start: {why}"),
-        _ => bail!("the shared cluster ended while it started"),
+        _ => Ok(None),
     }
 }
