@@ -18,6 +18,7 @@ use crate::config::ListenConfig;
 use crate::edge;
 use crate::limits::LimitsConfig;
 use crate::metrics::Metrics;
+use crate::policy;
 use crate::service::Service;
 use crate::serving::{Acceptor, Incoming, Serving, TlsLimits};
 
@@ -79,7 +80,7 @@ pub(super) fn start(listeners: Listeners, served: Served, boot: Boot) -> anyhow:
     }
     supervisor.spawn("tls acceptor", acceptor.run(stop.clone()));
     // What a request may still need when its connection is asked to go.
-    let grace = edge::PATIENCE + served.signer_timeout;
+    let grace = edge::PATIENCE + served.signer_timeout.max(policy::LONGEST_REQUEST);
     let grpc_server = serve(served.service, incoming, served.limits, grace, metrics, stop);
     supervisor.spawn("grpc server", grpc_server);
 

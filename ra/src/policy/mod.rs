@@ -26,6 +26,7 @@ pub use denial::Denial;
 pub use istio::{IstioSettings, SignerChoice};
 pub use limits::{Rate, SignerLimits};
 pub use mistakes::PolicyError;
+pub(crate) use signers::LONGEST_REQUEST;
 pub use spec::{
     Backend, CertManagerSpec, ConfigMapRef, IssuerRef, KubernetesCsrSpec, LocalSpec, RequestSpec, RootsSpec, SignerSpec,
 };

@@ -307,5 +307,5 @@ pub(super) const CSR_API_MIN: Duration = Duration::from_mins(10);
 pub(super) const DEADLINE: Duration = Duration::from_mins(5);
 /// Longer than any client of ours waits before it asks again.
 pub(super) const RESUME_WINDOW: Duration = Duration::from_mins(5);
-/// kube-controller-manager removes requests that nobody decided on after a day.
-const LONGEST_REQUEST: Duration = Duration::from_hours(24);
+/// The longest deadline that a signer may have: kube-controller-manager removes requests that nobody decided on after a day.
+pub(crate) const LONGEST_REQUEST: Duration = Duration::from_hours(24);

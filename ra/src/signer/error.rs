@@ -64,7 +64,15 @@ pub enum SignerError {
         /// What was waited for.
         detail: String,
     },
-    /// The backend cannot sign at all now: unreachable, not ready, its CA expired.
+    /// Whoever signs behind the backend cannot do so now, as the backend itself says; nothing was asked of it.
+    #[error("signer {signer} is not ready: {detail}")]
+    NotReady {
+        /// Name of the signer.
+        signer: SignerName,
+        /// Who, and what it says of itself.
+        detail: String,
+    },
+    /// The backend cannot sign at all now: unreachable, its CA expired.
     #[error("signer {signer} is unavailable: {detail}")]
     Unavailable {
         /// Name of the signer.
@@ -94,6 +102,7 @@ impl SignerError {
             Self::Gone { .. } => "gone",
             Self::NotApproved { .. } => "not_approved",
             Self::NotIssued { .. } => "not_issued",
+            Self::NotReady { .. } => "not_ready",
             Self::TimedOut { .. } => "timed_out",
             Self::Unavailable { .. } => "unavailable",
             Self::Unreadable { .. } => "unreadable_answer",
@@ -106,7 +115,7 @@ impl SignerError {
         match self {
             Self::ApprovalDenied { .. } => Code::PermissionDenied,
             Self::Denied { .. } | Self::Failed { .. } => Code::FailedPrecondition,
-            Self::Gone { .. } | Self::Unavailable { .. } => Code::Unavailable,
+            Self::Gone { .. } | Self::NotReady { .. } | Self::Unavailable { .. } => Code::Unavailable,
             Self::NotApproved { .. } | Self::NotIssued { .. } | Self::TimedOut { .. } => Code::DeadlineExceeded,
             Self::Unreadable { .. } => Code::Internal,
         }
@@ -117,7 +126,7 @@ impl SignerError {
     /// A request without an answer is no sign that the signer is away: it may wait for a person, or belong to a CA that
     /// takes longer than a request may. Several of those at once are its usual state, and to stop asking would keep out
     /// the retries that fetch what was signed meanwhile. A backend that does not answer a call of the signer's own is
-    /// [`SignerError::Unavailable`].
+    /// [`SignerError::Unavailable`]. One that is not ready was not asked, which costs nothing, and a watch tells at once when it is.
     pub fn outcome(&self) -> Option<Outcome> {
         match self {
             Self::ApprovalDenied { .. }
@@ -125,7 +134,7 @@ impl SignerError {
             | Self::Failed { .. }
             | Self::Gone { .. }
             | Self::Unreadable { .. } => Some(Outcome::Answered),
-            Self::NotApproved { .. } | Self::NotIssued { .. } | Self::TimedOut { .. } => None,
+            Self::NotApproved { .. } | Self::NotIssued { .. } | Self::NotReady { .. } | Self::TimedOut { .. } => None,
             Self::Unavailable { detail, .. } => Some(Outcome::Away(detail.clone())),
         }
     }

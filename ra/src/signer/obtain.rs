@@ -93,7 +93,9 @@ impl ObtainError {
     /// Whether the same request, asked again, may still be answered: its object may be there.
     pub fn is_resumable(&self) -> bool {
         match self {
-            Self::Signer(SignerError::TimedOut { .. } | SignerError::Unavailable { .. }) => true,
+            Self::Signer(
+                SignerError::NotReady { .. } | SignerError::TimedOut { .. } | SignerError::Unavailable { .. },
+            ) => true,
             Self::Signer(_) | Self::Chain { .. } | Self::Answer { .. } | Self::NoRoots { .. } => false,
         }
     }

@@ -218,6 +218,24 @@ async fn a_signer_that_is_away_is_not_asked_again_and_again() {
 }
 
 #[tokio::test]
+async fn a_signer_that_says_when_it_is_ready_is_believed_at_once() {
+    let (authority, ca) = Authority::start(&[]).await;
+    authority.script(|_| {
+        let signer = "foo".parse().unwrap();
+        let detail = "ClusterIssuer foo is not Ready".to_owned();
+        Box::pin(async move { Err(SignerError::NotReady { signer, detail }) })
+    });
+    for _ in 0..10 {
+        let status = authority.send(authority.ask()).await.unwrap_err();
+        assert_opaque(&status, Code::Unavailable, "not_ready");
+    }
+    let held = hold(&authority, &ca);
+    held.permits.add_permits(1);
+    authority.send(authority.ask()).await.unwrap();
+    authority.stop().await;
+}
+
+#[tokio::test]
 async fn a_signer_that_takes_longer_than_a_request_is_not_away() {
     let (authority, ca) = Authority::start(&[]).await;
     authority.script(|_| {

@@ -84,7 +84,7 @@ async fn each_error_of_a_signer_has_its_code() {
     let (authority, _ca) = Authority::start(&[]).await;
     let signer: SignerName = "foo".parse().unwrap();
     let detail = || "secret detail".to_owned();
-    let cases: [(MakeError, Code, &str); 5] = [
+    let cases: [(MakeError, Code, &str); 6] = [
         (
             |signer, detail| SignerError::Denied { signer, detail },
             Code::FailedPrecondition,
@@ -99,6 +99,11 @@ async fn each_error_of_a_signer_has_its_code() {
             |signer, detail| SignerError::Gone { signer, detail },
             Code::Unavailable,
             "gone",
+        ),
+        (
+            |signer, detail| SignerError::NotReady { signer, detail },
+            Code::Unavailable,
+            "not_ready",
         ),
         (
             |signer, detail| SignerError::TimedOut { signer, detail },

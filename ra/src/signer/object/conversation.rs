@@ -163,7 +163,10 @@ impl<D: Dialect> Conversation<'_, D> {
         self.watching().await?;
         *self.stage = Stage::Readiness;
         let terms = self.signer.dialect.terms().await;
-        let terms = terms.map_err(|why| self.signer.unavailable(why))?;
+        let terms = terms.map_err(|detail| SignerError::NotReady {
+            signer: self.signer.name.clone(),
+            detail,
+        })?;
         for name in Names::of(&self.ask.idempotency_key).all() {
             // Before anything is created, so that no event can be missed.
             let mut place = self.signer.requests.subscribe(&name);
