@@ -34,6 +34,8 @@ mod istiod_tls;
 mod kubernetes_csr;
 #[path = "ring_kubernetes/leader.rs"]
 mod leader;
+#[path = "ring_kubernetes/leak.rs"]
+mod leak;
 #[path = "ring_kubernetes/mesh.rs"]
 mod mesh;
 #[path = "ring_kubernetes/object_life.rs"]

@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 
 use ensign_testkit::metrics::get;
 
-use crate::search::Search;
-use crate::secrets::Secrets;
+use ensign_testkit::leak::{Search, Secrets};
 
 /// Texts by their place.
 #[derive(Debug, Default)]

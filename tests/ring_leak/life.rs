@@ -14,7 +14,7 @@ use tokio::process::Command;
 
 use crate::evidence::{Evidence, ca_keys};
 use crate::mistakes::Pasted;
-use crate::secrets::Secrets;
+use ensign_testkit::leak::Secrets;
 
 /// Namespace, which is the signer too, and name.
 const WORKLOADS: [(&str, &str); 3] = [("foo", "a"), ("foo", "b"), ("bar", "c")];
@@ -128,7 +128,7 @@ impl Watched {
             self.logged(Who::Ra, mark, "request refused").await;
         }
         let pasted = Pasted::new();
-        self.secrets.0.extend(pasted.secrets().0);
+        self.secrets.add(pasted.secrets());
         for (wrong, reason) in [
             (pasted.pem.clone(), "white space"),
             (format!("{}\n{}\n", pasted.token, pasted.token), "white space"),
@@ -143,7 +143,7 @@ impl Watched {
     /// Each file with each mistake, while both programs run.
     async fn wrong_files(&mut self) {
         let pasted = Pasted::new();
-        self.secrets.0.extend(pasted.secrets().0);
+        self.secrets.add(pasted.secrets());
         let folder = self.folder().to_owned();
         let workloads = pasted.workloads(&folder).into_iter().take(3);
         let files = [
@@ -333,12 +333,12 @@ async fn no_secret_leaves_but_in_an_sds_answer() {
     println!(
         "searched {} kB of logs and files for {} secrets",
         mesh.evidence.bytes_of("file ") / 1024,
-        mesh.secrets.0.len()
+        mesh.secrets.iter().len()
     );
     mesh.evidence.assert_clean(&mesh.secrets, at_home);
 
     // The same search over the same places finds a key that one of the programs could have written.
-    fs::write(folder.join("agent-tmp/planted"), &mesh.secrets.0[0].1).unwrap();
+    fs::write(folder.join("agent-tmp/planted"), mesh.secrets.iter().next().unwrap().1).unwrap();
     let mut planted = Evidence::default();
     planted.files(&folder);
     let finds = planted.finds(&mesh.secrets, at_home);

@@ -11,7 +11,7 @@ use ensign_testbed::world::{World, WorldSpec};
 use ensign_testkit::fake_envoy::certificate;
 use ensign_testkit::{FakeEnvoy, eventually, patience};
 
-use crate::secrets::scalar;
+use ensign_testkit::leak::scalar;
 
 /// How often each needle is in the memory of a process that can be written to; `None` if we may not look.
 fn copies(pid: u32, needles: &[Vec<u8>]) -> Option<Vec<usize>> {

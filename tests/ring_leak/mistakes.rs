@@ -8,7 +8,7 @@ use ensign_testkit::TestCa;
 use ensign_testkit::tokens::{Claims, TokenMint};
 use serde_json::json;
 
-use crate::secrets::{Secrets, scalar};
+use ensign_testkit::leak::{Secrets, scalar};
 
 /// A token and a key that only files with mistakes hold.
 pub(crate) struct Pasted {

@@ -12,14 +12,24 @@ const STEP: usize = 4;
 
 /// Named secrets.
 #[derive(Debug, Default)]
-pub(crate) struct Secrets(pub(crate) Vec<(String, Vec<u8>)>);
+pub struct Secrets(pub(super) Vec<(String, Vec<u8>)>);
 
 /// A form's name, and a piece of a secret in it.
-pub(crate) type Form = (&'static str, Vec<u8>);
+pub(super) type Form = (&'static str, Vec<u8>);
 
 impl Secrets {
+    /// These, too.
+    pub fn add(&mut self, others: Self) {
+        self.0.extend(others.0);
+    }
+
+    /// Name and bytes of each.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &[u8])> {
+        self.0.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
+    }
+
     /// A private key in PEM: its scalar, and the characters of the armour that hold it.
-    pub(crate) fn key(&mut self, name: &str, pem: &str) {
+    pub fn key(&mut self, name: &str, pem: &str) {
         let (scalar, text) = scalar(pem);
         self.0.push((name.to_owned(), scalar));
         self.0.push((format!("{name} (the PEM text)"), text));
@@ -27,7 +37,7 @@ impl Secrets {
 
     /// A token: how it begins, and its signature as text and decoded. What stands between are claims, words that are public
     /// (a certificate in base64 holds `cluster.local` too).
-    pub(crate) fn token(&mut self, name: &str, token: &str) {
+    pub fn token(&mut self, name: &str, token: &str) {
         let (claims, signature) = token.rsplit_once('.').expect("a token");
         let header = claims.split('.').next().unwrap_or_default();
         let decoded = URL_SAFE_NO_PAD.decode(signature).expect("a signature");
@@ -40,7 +50,7 @@ impl Secrets {
 }
 
 /// The scalar of an elliptic key in PKCS#8 or SEC1, and its characters in the PEM.
-pub(crate) fn scalar(pem: &str) -> (Vec<u8>, Vec<u8>) {
+pub fn scalar(pem: &str) -> (Vec<u8>, Vec<u8>) {
     let body: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
     let der = STANDARD.decode(&body).expect("base64");
     // ECPrivateKey begins with its version, then an OCTET STRING of 32 (P-256) or 48 bytes.
@@ -57,13 +67,13 @@ pub(crate) fn scalar(pem: &str) -> (Vec<u8>, Vec<u8>) {
 }
 
 /// The pieces of a secret.
-pub(crate) fn pieces(secret: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn pieces(secret: &[u8]) -> impl Iterator<Item = &[u8]> {
     assert!(secret.len() >= PIECE, "too short to be searched for");
     secret.windows(PIECE).step_by(STEP)
 }
 
 /// Every form of one piece.
-pub(crate) fn forms(piece: &[u8]) -> Vec<Form> {
+pub(super) fn forms(piece: &[u8]) -> Vec<Form> {
     let each = |separator: &str, one: &dyn Fn(u8) -> String| {
         let all: Vec<_> = piece.iter().map(|&byte| one(byte)).collect();
         all.join(separator).into_bytes()
