@@ -54,11 +54,11 @@ async fn what_the_ra_keeps_in_secrets_is_in_no_log_and_in_no_answer() -> Result 
     ra.ready().await?;
 
     let mut secrets = Secrets::default();
-    let own_token = kubeconfig
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("token: "))
-        .context("no token in the kubeconfig")?;
-    secrets.token("the RA's own token", own_token.trim_matches('"'));
+    let parsed: serde_json::Value = serde_json::from_str(&kubeconfig)?;
+    let own = parsed
+        .pointer("/users/0/user/token")
+        .and_then(serde_json::Value::as_str);
+    secrets.token("the RA's own token", own.context("no token in the kubeconfig")?);
     secrets.key(
         "the serving CA's key",
         &text_of(&bed, OWN, SERVING, "ca-key.pem").await?,
@@ -76,7 +76,8 @@ async fn what_the_ra_keeps_in_secrets_is_in_no_log_and_in_no_answer() -> Result 
         &text_of(&bed, ISTIO_SYSTEM, "istiod-tls", "tls.key").await?,
     );
     let roots = text_of(&bed, OWN, SERVING, "ca-cert.pem").await?;
-    let (token, id) = workload(&bed, "foo", "app").await?;
+    let namespace = bed.namespace("foo").await?;
+    let (token, id) = workload(&bed, &namespace, "app").await?;
     secrets.token("a workload's token", &token);
     ra.certificate(&roots, &token, &id).await?;
 
