@@ -7,6 +7,8 @@
 mod arrows;
 #[path = "tidy/commands.rs"]
 mod commands;
+#[path = "tidy/coverage.rs"]
+mod coverage;
 #[path = "tidy/files.rs"]
 mod files;
 #[path = "tidy/invariants.rs"]
