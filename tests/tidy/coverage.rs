@@ -1,4 +1,4 @@
-//! The tables of upstream's cases and of the failure stories: each row names tests that exist, or says why there is none.
+//! The tables of upstream's cases and defects and of the failure stories: each row names tests that exist, or says why there is none.
 //!
 //! A table has the case in its first cell and the answer in its last: names of tests in back ticks, or a dash and a reason.
 //! Ids that must be answered are listed here, so that no row can get lost either.
@@ -25,12 +25,19 @@ const ISTIO_CSR: [(&str, usize); 12] = [
 ];
 /// The same for istiod.
 const ISTIOD: [(&str, usize); 1] = [("U", 91)];
+/// The same for the defects of both.
+const DEFECTS: [(&str, usize); 2] = [("D", 17), ("B", 26)];
 /// The same for the failure stories.
 const STORIES: [(&str, usize); 1] = [("F", 36)];
 
 #[test]
 fn every_case_of_upstream_has_a_test_or_a_reason() {
     check("tests/upstream.md", &[&ISTIOD[..], &ISTIO_CSR[..]].concat());
+}
+
+#[test]
+fn every_defect_of_upstream_has_a_test_or_a_reason() {
+    check("tests/defects.md", &DEFECTS);
 }
 
 #[test]
