@@ -142,10 +142,10 @@ async fn a_wrong_answer_of_each_kind_is_never_passed_on() {
             leaf.purposes = vec![ExtendedKeyUsagePurpose::ServerAuth];
         }),
         ("expired", |leaf| {
-            (leaf.from, leaf.to) = (time::Duration::hours(-3), time::Duration::hours(-2))
+            (leaf.from, leaf.to) = (time::Duration::hours(-3), time::Duration::hours(-2));
         }),
         ("not_yet_valid", |leaf| {
-            (leaf.from, leaf.to) = (time::Duration::minutes(2), time::Duration::hours(3))
+            (leaf.from, leaf.to) = (time::Duration::minutes(2), time::Duration::hours(3));
         }),
     ];
     for (reason, change) in wrong {
