@@ -68,6 +68,8 @@ fn the_rule_of_tables_can_fail_and_pass() {
         "| F1–F2 | a and b | `ring_ra::steps::known`, with `--flag=a::b c` |\n",
     ));
     found(&judge(&right.replace("known", "unknown")));
+    let moved = judge(&right.replace("steps", "elsewhere"));
+    assert!(moved[0].ends_with("; there is ring_ra::steps::known"), "{moved:?}");
     found(&judge(&right.replace("ring_ra::steps::", "")));
     found(&judge(&right.replace("not offered here", "")));
     found(&judge(&right.replace("— ", "")));
@@ -105,13 +107,31 @@ fn unanswered(page: &str, text: &str, ids: &[(&str, usize)], known: &BTreeSet<St
             findings.push(format!("{page}: {first} names no test and gives no reason"));
         }
         for name in names.into_iter().filter(|name| !known.contains(*name)) {
-            findings.push(format!("{page}: {first} names the test `{name}`, which does not exist"));
+            let moved = namesakes(name, known);
+            findings.push(format!(
+                "{page}: {first} names the test `{name}`, which does not exist{moved}"
+            ));
         }
     }
     for (id, seen) in left.into_iter().filter(|(_, seen)| *seen != 1) {
         findings.push(format!("{page}: {id} is there {seen} times, expected once"));
     }
     findings
+}
+
+/// Where a test of that function is now, for who moved it.
+fn namesakes(name: &str, known: &BTreeSet<String>) -> String {
+    let function = |name: &str| name.rsplit("::").next().unwrap_or_default().to_owned();
+    let there: Vec<&str> = known
+        .iter()
+        .map(String::as_str)
+        .filter(|other| function(other) == function(name))
+        .collect();
+    if there.is_empty() {
+        String::new()
+    } else {
+        format!("; there is {}", there.join(", "))
+    }
 }
 
 /// Whether a quoted text is the name of a test, and nothing else of Rust or of a shell.
