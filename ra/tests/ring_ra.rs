@@ -13,6 +13,8 @@
     reason = "tests"
 )]
 
+#[path = "ring_ra/arbitrary.rs"]
+mod arbitrary;
 #[path = "ring_ra/authority.rs"]
 mod authority;
 #[path = "ring_ra/ca.rs"]
@@ -31,3 +33,5 @@ mod reload;
 mod steps;
 #[path = "ring_ra/tokens.rs"]
 mod tokens;
+#[path = "ring_ra/trust.rs"]
+mod trust;

@@ -217,13 +217,25 @@ async fn a_restart_while_cert_manager_is_down_still_serves() -> Result {
     bed.finish().await
 }
 
+/// Whether a public key is on secp384r1 (RFC 5480).
+fn holds_p384(spki_der: &[u8]) -> bool {
+    let curve = [0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22];
+    spki_der.windows(curve.len()).any(|part| part == curve)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_expires_closes_the_gate_until_it_is_renewed() -> Result {
     let (bed, ca, kubeconfig) = bed().await?;
-    let short = [&SETTINGS[..], &[("--serving-certificate-duration", "40s")]].concat();
+    let more = [
+        ("--serving-certificate-duration", "40s"),
+        ("--serving-certificate-key-size", "384"),
+    ];
+    let short = [&SETTINGS[..], &more].concat();
     let ra = Ra::start(&kubeconfig, Some(POLICY), &short).await?;
     ra.ready().await?;
     let first = ra.handshake(&ca.root_pem()).await?;
+    let shown = Certificate::parse_der(&first)?;
+    ensure!(holds_p384(shown.spki_der()), "a key of another curve");
     until_true("a renewal", PATIENCE, async || {
         Ok(ra.handshake(&ca.root_pem()).await? != first)
     })

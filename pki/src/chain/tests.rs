@@ -231,4 +231,12 @@ proptest::proptest! {
         ders[which] = bytes.into();
         let _ = Chain::from_ders(&ders);
     }
+
+    /// Whatever stands in a file of roots: no such text is a bundle, and none is worth a panic.
+    #[test]
+    fn no_text_of_roots_panics(text in "(?s).{0,300}", body in "[A-Za-z0-9+/=\n]{0,300}") {
+        proptest::prop_assert!(Bundle::parse_pem(&text).is_err());
+        let armoured = format!("{text}\n-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
+        proptest::prop_assert!(Bundle::parse_pem(&armoured).is_err());
+    }
 }

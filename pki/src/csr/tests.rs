@@ -227,6 +227,8 @@ fn refuses_subject(rdns: &[Vec<u8>]) {
 #[test_case(&[uri(ID), tlv(0x82, &[b"example.com"])], "san_other_name" ; "dns beside it")]
 #[test_case(&[tlv(0x87, &[&[1, 2, 3, 4]]), uri(ID)], "san_other_name" ; "ip before it")]
 #[test_case(&[uri(ID), tlv(0x81, &[b"a@b"])], "san_other_name" ; "email beside it")]
+#[test_case(&[uri(ID), tlv(0x81, &[b""])], "san_other_name" ; "an empty email beside it")]
+#[test_case(&[uri(ID), tlv(0x82, &[b""])], "san_other_name" ; "an empty dns name beside it")]
 #[test_case(&[uri(ID), tlv(0xa0, &[&[6, 1, 42], &[0xa0, 2, 5, 0]])], "san_other_name" ; "other name beside it")]
 #[test_case(&[uri(ID), tlv(0xa4, &[&[0x30, 0]])], "san_other_name" ; "directory name beside it")]
 #[test_case(&[uri(ID), tlv(0x88, &[ID.as_bytes()])], "san_other_name" ; "registered id beside it")]

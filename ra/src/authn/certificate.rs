@@ -125,3 +125,84 @@ impl CertificateError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use ensign_daemon::watched_file::WatchMetrics;
+    use ensign_daemon::{Readiness, Supervisor};
+    use ensign_pki::{KeyType, PrivateKey, SystemClock};
+    use ensign_testkit::TestCa;
+    use ensign_testkit::ca::Leaf;
+    use prometheus_client::registry::Registry;
+    use rustls_pki_types::pem::PemObject as _;
+
+    use super::*;
+    use crate::authn::testing::{clusters, live};
+    use crate::desk::{self, DeskParts, PolicySources};
+    use crate::kubernetes::WatchState;
+    use crate::mesh::MeshMetrics;
+    use crate::metrics::Metrics;
+    use crate::signer::Host;
+
+    /// A desk with one signer, whose CA this is.
+    async fn desk_of(ca: &TestCa, supervisor: &mut Supervisor) -> watch::Receiver<Arc<Desk>> {
+        let folder = tempfile::tempdir().unwrap();
+        ca.write_to(folder.path()).unwrap();
+        let text = format!(
+            "apiVersion: ensign.mesh/v1\ntrustDomain: cluster.local\nsigners:\n- name: foo\n  local: {{dir: {}}}\nrules: []\n",
+            folder.path().display()
+        );
+        let mut registry = Registry::default();
+        let parts = DeskParts {
+            signers: Arc::new(Host::alone(SystemClock::shared())),
+            metrics: Metrics::register(&mut registry),
+            mesh_metrics: MeshMetrics::register(&mut registry),
+            files: WatchMetrics::register(&mut registry),
+            clock: SystemClock::shared(),
+            serving_ca: None,
+        };
+        let sources = PolicySources {
+            text: Some(text.into()),
+            ..PolicySources::default()
+        };
+        let gate = Readiness::new().gate("policy", "not started");
+        desk::start(sources, parts, gate, supervisor).await.unwrap()
+    }
+
+    fn chain(ca: &TestCa) -> Vec<CertificateDer<'static>> {
+        let key = PrivateKey::generate(KeyType::P256).unwrap();
+        let id = "spiffe://cluster.local/ns/foo/sa/a";
+        let leaf = Leaf::right(id, Duration::from_hours(1), SystemTime::now());
+        let pem = ca.issue(&key.spki_der(), &leaf) + &ca.intermediate_pems().concat();
+        let ders = CertificateDer::pem_slice_iter(pem.as_bytes());
+        ders.map(|der| der.unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_certificate_counts_while_its_account_is_there_or_nobody_can_tell() {
+        let ca = TestCa::new("foo");
+        let mut supervisor = Supervisor::new();
+        let certificates = Certificates::new(desk_of(&ca, &mut supervisor).await, SystemClock::shared());
+        let ((primary, in_primary), (remote, in_remote)) = (live("primary"), live("remote"));
+        let (clusters, remove_remotes) = clusters(primary, &[remote]);
+        let chain = chain(&ca);
+        let judge = || match certificates.judge(&chain, &clusters) {
+            Ok(caller) => Ok((caller.namespace, caller.service_account)),
+            Err(error) => Err(error.reason()),
+        };
+        let (good, gone) = (Ok(("foo".to_owned(), "a".to_owned())), Err("certificate_account_gone"));
+        assert_eq!(judge(), gone);
+        in_remote.account("foo", "a", "1");
+        assert_eq!(judge(), good);
+        remove_remotes();
+        assert_eq!(judge(), gone);
+        in_primary.account("foo", "a", "2");
+        assert_eq!(judge(), good);
+        in_primary.account_gone("foo", "a", "2");
+        assert_eq!(judge(), gone);
+        in_primary.watch_is(WatchState::Starting);
+        assert_eq!(judge(), good);
+    }
+}

@@ -18,8 +18,13 @@ pub enum ImpersonationError {
     #[error("no account may ask for others here (--ca-trusted-node-accounts is empty)")]
     Off,
     /// This one may not.
-    #[error("the caller {0} is not one of --ca-trusted-node-accounts")]
-    NotTrusted(String),
+    #[error("the caller {caller} is not one of --ca-trusted-node-accounts: {trusted}")]
+    NotTrusted {
+        /// Who asks.
+        caller: String,
+        /// Who may.
+        trusted: TrustedAccounts,
+    },
     /// Nothing says on which node it is.
     #[error("the caller {0} has no token that is bound to a pod, so nothing says on which node it is")]
     NotPodBound(String),
@@ -117,7 +122,10 @@ pub(super) async fn judge(
     }
     let name = format!("{}/{}", caller.namespace, caller.service_account);
     if !trusted.contains(&caller.namespace, &caller.service_account) {
-        return Err(ImpersonationError::NotTrusted(name));
+        return Err(ImpersonationError::NotTrusted {
+            caller: name,
+            trusted: trusted.clone(),
+        });
     }
     let (Some(pod), Some(cluster)) = (&caller.pod, &caller.cluster) else {
         return Err(ImpersonationError::NotPodBound(name));
@@ -217,7 +225,7 @@ impl ImpersonationError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Off => "impersonation",
-            Self::NotTrusted(_) => "impersonation_not_trusted",
+            Self::NotTrusted { .. } => "impersonation_not_trusted",
             Self::NotPodBound(_) => "impersonation_not_pod_bound",
             Self::Identity(_) => "impersonation_identity",
             Self::TrustDomain { .. } => "impersonation_trust_domain",
@@ -249,7 +257,7 @@ impl ImpersonationError {
             | Self::Finished { .. }
             | Self::OtherNode { .. } => true,
             Self::Off
-            | Self::NotTrusted(_)
+            | Self::NotTrusted { .. }
             | Self::NotPodBound(_)
             | Self::Identity(_)
             | Self::TrustDomain { .. }

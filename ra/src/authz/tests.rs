@@ -1,7 +1,6 @@
 //! For whom a caller may ask: the ported cases of istiod's and istio-csr's node authorizers, and what they leave open.
 //!
-//! The letters in the names are those of the upstream table in tests/README.md: N, A and P are istio-csr's, I its
-//! comparison of identities.
+//! The letters in the names are those of tests/upstream.md: N, A and P are istio-csr's, I its comparison of identities.
 
 use std::time::Duration;
 
@@ -201,6 +200,23 @@ async fn the_answer_names_the_nodes_where_the_pods_are() {
     let text = outcome.unwrap_err().to_string();
     assert!(
         text.contains("zt-node") && text.contains("n0, n1, n2, n3, n4 and 3 more"),
+        "{text}"
+    );
+}
+
+/// A slip in the list is seen in the log of the first request.
+#[tokio::test]
+async fn who_is_not_trusted_is_told_beside_those_who_are() {
+    let (authorizer, teller) = authorizer("kube-system/ztunnel, istio-system/istiod");
+    upstream(&teller);
+    let asked: SpiffeId = POD_A.parse().unwrap();
+    let outcome = authorizer
+        .authorise(&trust_domain(), &ztunnel(), Some(POD_A), &asked)
+        .await;
+    let text = outcome.unwrap_err().to_string();
+    assert!(
+        text.contains("istio-system/ztunnel is not one of")
+            && text.contains("istio-system/istiod, kube-system/ztunnel"),
         "{text}"
     );
 }

@@ -4,6 +4,7 @@
 //! and ztunnel then fails for a reason that nobody sees.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -49,6 +50,16 @@ impl FromStr for TrustedAccounts {
     }
 }
 
+impl fmt::Display for TrustedAccounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, (namespace, account)) in self.0.iter().enumerate() {
+            let comma = if number == 0 { "" } else { ", " };
+            write!(f, "{comma}{namespace}/{account}")?;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use test_case::test_case;
@@ -60,6 +71,7 @@ mod tests {
         let trusted: TrustedAccounts = " istio-system/ztunnel , foo/a.b,".parse().unwrap();
         assert!(trusted.contains("istio-system", "ztunnel") && trusted.contains("foo", "a.b"));
         assert!(!trusted.contains("istio-system", "istiod") && !trusted.contains("foo", "ztunnel"));
+        assert_eq!(trusted.to_string(), "foo/a.b, istio-system/ztunnel");
     }
 
     #[test_case("" ; "nothing")]

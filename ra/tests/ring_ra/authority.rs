@@ -15,7 +15,7 @@ use ensign_ra::config::{Command, Config};
 use ensign_ra::desk::OpenSigners;
 use ensign_ra::policy::Policy;
 use ensign_ra::signer::{Issuance, Issued, IssuedChain, Running, Signer, SignerError, Signers};
-use ensign_ra::trust::{Roots, Trust};
+use ensign_ra::trust::{NoRoots, Roots, RootsSource, Trust};
 use ensign_testkit::tokens::{self, Claims, ISSUER, TokenMint};
 use futures::future::BoxFuture;
 use hyper_util::rt::TokioIo;
@@ -65,7 +65,7 @@ pub(crate) struct Authority {
 
 struct Scripted {
     script: Mutex<Arc<Script>>,
-    roots: Roots,
+    roots: Mutex<Result<Arc<Roots>, NoRoots>>,
 }
 
 /// A request under construction: right until a test changes a field.
@@ -140,7 +140,7 @@ impl Authority {
         let signer = roots.map(|roots| {
             Arc::new(Scripted {
                 script: Mutex::new(Arc::new(|_| panic!("no script"))),
-                roots: Roots::parse(roots).unwrap(),
+                roots: Mutex::new(Ok(Arc::new(Roots::parse(roots).unwrap()))),
             })
         });
         let fittings = Fittings {
@@ -164,6 +164,12 @@ impl Authority {
     pub(crate) fn script(&self, script: impl Fn(Issuance) -> Answer + Send + Sync + 'static) {
         let signer = self.signer.as_ref().expect("a scripted signer");
         *signer.script.lock().unwrap() = Arc::new(script);
+    }
+
+    /// The scripted signer has these roots from now on.
+    pub(crate) fn set_roots(&self, roots: Result<Roots, NoRoots>) {
+        let signer = self.signer.as_ref().expect("a scripted signer");
+        *signer.roots.lock().unwrap() = roots.map(Arc::new);
     }
 
     /// As for [`Authority::start_real`].
@@ -387,7 +393,7 @@ impl OpenSigners for Opens {
     fn open<'a>(&'a self, policy: &'a Policy, _: &'a Signers) -> BoxFuture<'a, anyhow::Result<Signers>> {
         let running = |spec: &_| {
             let signer: Arc<dyn Signer> = Arc::clone(&self.0) as _;
-            Running::new(Clone::clone(spec), signer, Trust::fixed(self.0.roots.clone()))
+            Running::new(Clone::clone(spec), signer, Trust::new(Arc::clone(&self.0) as _))
         };
         Box::pin(async move { Ok(policy.signers().map(running).collect()) })
     }
@@ -397,6 +403,12 @@ impl Signer for Scripted {
     fn sign(&self, issuance: Issuance) -> BoxFuture<'_, Result<Issued, SignerError>> {
         let script = Arc::clone(&self.script.lock().unwrap());
         Box::pin(async move { script(issuance).await.map(Issued::from) })
+    }
+}
+
+impl RootsSource for Scripted {
+    fn roots(&self) -> Result<Arc<Roots>, NoRoots> {
+        self.roots.lock().unwrap().clone()
     }
 }
 

@@ -20,8 +20,8 @@ pub(crate) struct Leaf<'a> {
     pub(crate) uris: Vec<String>,
     pub(crate) ca: bool,
     pub(crate) purposes: Vec<ExtendedKeyUsagePurpose>,
-    pub(crate) from_hours: i64,
-    pub(crate) to_hours: i64,
+    pub(crate) from: Duration,
+    pub(crate) to: Duration,
 }
 
 impl<'a> Leaf<'a> {
@@ -31,8 +31,8 @@ impl<'a> Leaf<'a> {
             uris: vec![uri.to_owned()],
             ca: false,
             purposes: vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
-            from_hours: -1,
-            to_hours: 1,
+            from: Duration::hours(-1),
+            to: Duration::hours(1),
         }
     }
 }
@@ -82,8 +82,8 @@ impl Ca {
         };
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages.clone_from(&leaf.purposes);
-        params.not_before = OffsetDateTime::now_utc() + Duration::hours(leaf.from_hours);
-        params.not_after = OffsetDateTime::now_utc() + Duration::hours(leaf.to_hours);
+        params.not_before = OffsetDateTime::now_utc() + leaf.from;
+        params.not_after = OffsetDateTime::now_utc() + leaf.to;
         let spki = SubjectPublicKeyInfo::from_der(leaf.spki).unwrap();
         vec![params.signed_by(&spki, &self.issuer).unwrap().der().clone()]
     }

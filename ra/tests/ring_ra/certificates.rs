@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use ensign_pki::{KeyType, PrivateKey, crypto};
 use ensign_testkit::TestCa;
 use ensign_testkit::ca::Leaf;
+use ensign_testkit::eventually::eventually;
 use rustls::SupportedProtocolVersion;
 use rustls::client::ResolvesClientCert;
 use rustls::sign::CertifiedKey;
@@ -29,7 +30,7 @@ struct World {
     authority: Authority,
     foo: TestCa,
     bar: TestCa,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// What a client shows, right or wrong.
@@ -58,7 +59,7 @@ impl World {
             authority: Authority::start_real_with(&policy, flags).await,
             foo: ours,
             bar: others,
-            _folder: folder,
+            folder,
         }
     }
 
@@ -252,6 +253,39 @@ async fn a_good_token_wins_over_a_certificate_and_a_bad_one_does_not_spoil_it() 
         line["detail"].as_str().unwrap().contains("client certificate"),
         "{line}"
     );
+    world.authority.stop().await;
+}
+
+/// istiod makes its pool of roots once, at its start.
+#[tokio::test]
+async fn a_signers_new_roots_count_for_certificates_and_its_old_ones_do_not() {
+    let world = World::start(&[FLAG]).await;
+    let next = TestCa::new("foo");
+    next.write_to(&world.folder.path().join("next")).unwrap();
+    let ask = || world.without_token(HTTPBIN);
+    world
+        .refused(
+            shows(&next, &leaf(HTTPBIN)),
+            ask(),
+            Unauthenticated,
+            "certificate_refused",
+        )
+        .await;
+    let policy = POLICY.replace("CAS/foo", "CAS/next");
+    let folder = world.folder.path().display().to_string();
+    world.authority.write_policy(&policy.replace("CAS", &folder));
+    eventually("the new roots", async || {
+        world.send(&TLS13, shows(&next, &leaf(HTTPBIN)), ask()).await
+    })
+    .await;
+    world
+        .refused(
+            shows(&world.foo, &leaf(HTTPBIN)),
+            ask(),
+            Unauthenticated,
+            "certificate_refused",
+        )
+        .await;
     world.authority.stop().await;
 }
 

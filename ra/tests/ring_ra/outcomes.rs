@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ensign_pki::Certificate;
 use ensign_ra::signer::{SignerError, SignerName};
 use futures::future;
 use rcgen::ExtendedKeyUsagePurpose;
@@ -145,8 +146,12 @@ async fn a_wrong_answer_of_each_kind_is_never_passed_on() {
         ("missing_eku", |leaf| {
             leaf.purposes = vec![ExtendedKeyUsagePurpose::ServerAuth];
         }),
-        ("expired", |leaf| (leaf.from_hours, leaf.to_hours) = (-3, -2)),
-        ("not_yet_valid", |leaf| (leaf.from_hours, leaf.to_hours) = (2, 3)),
+        ("expired", |leaf| {
+            (leaf.from, leaf.to) = (time::Duration::hours(-3), time::Duration::hours(-2));
+        }),
+        ("not_yet_valid", |leaf| {
+            (leaf.from, leaf.to) = (time::Duration::minutes(2), time::Duration::hours(3));
+        }),
     ];
     for (reason, change) in wrong {
         let ca = Arc::clone(&ca);
@@ -184,6 +189,66 @@ async fn a_wrong_answer_of_each_kind_is_never_passed_on() {
     let status = authority.send(authority.ask()).await.unwrap_err();
     assert_refused(&status, Code::Internal, "wrong_key");
     authority.stop().await;
+}
+
+/// A signer's clock may be ahead of ours, and ours ahead of the client's Envoys: nobody gets what is not valid yet.
+#[tokio::test]
+async fn a_certificate_of_a_clock_ahead_is_held_until_it_is_valid() {
+    let (authority, ca) = Authority::start(&[]).await;
+    authority.script(move |issuance| {
+        let mut leaf = Leaf::of(issuance.csr.spki_der(), issuance.id.as_str());
+        leaf.from = time::Duration::seconds(3);
+        let chain = ca.sign(&leaf);
+        Box::pin(async move { Ok(chain) })
+    });
+    let asked_at = std::time::SystemTime::now();
+    let elements = authority.send(authority.ask()).await.unwrap();
+    let begins = Certificate::parse_pem(&elements[0]).unwrap().not_before();
+    assert!(begins > asked_at, "its time had come before it was asked for");
+    assert!(begins <= std::time::SystemTime::now(), "it came before its time");
+    authority.stop().await;
+}
+
+const LIFETIME: &str = "
+apiVersion: ensign.mesh/v1
+trustDomain: cluster.local
+signers:
+- name: foo
+  kubernetesCsr: {signerName: example.com/foo}
+  roots: /nowhere/foo.pem
+  lifetime: any
+rules:
+- namespace: foo
+  serviceAccounts: [httpbin]
+  signers: [foo]
+  default: foo
+";
+
+#[tokio::test]
+async fn another_lifetime_than_asked_for_is_served_unless_the_policy_says_exact() {
+    for (policy, served) in [
+        (LIFETIME.to_owned(), true),
+        (LIFETIME.replace("lifetime: any", "lifetime: exact"), false),
+    ] {
+        let (authority, ca) = Authority::start_with_policy(&policy, &[]).await;
+        for (hours, differs) in [(1, false), (2, true)] {
+            let ca = Arc::clone(&ca);
+            authority.script(move |issuance| {
+                let mut leaf = Leaf::of(issuance.csr.spki_der(), issuance.id.as_str());
+                (leaf.from, leaf.to) = (time::Duration::seconds(-1), time::Duration::hours(hours));
+                let chain = ca.sign(&leaf);
+                Box::pin(async move { Ok(chain) })
+            });
+            match authority.send(authority.ask()).await {
+                Ok(_) => assert!(served || !differs, "{hours} h under {policy}"),
+                Err(status) => {
+                    assert!(!served && differs, "{status:?}");
+                    assert_refused(&status, Code::Internal, "wrong_lifetime");
+                }
+            }
+        }
+        authority.stop().await;
+    }
 }
 
 /// Tells when it is dropped.

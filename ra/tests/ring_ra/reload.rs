@@ -1,7 +1,11 @@
 //! Files that change while the authority runs, and what its HTTP servers say.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use ensign_pki::Certificate;
+use ensign_testkit::TestCa;
+use ensign_testkit::eventually::eventually;
+use ensign_testkit::metrics::Metrics;
 use ensign_testkit::tokens::{self, TokenMint};
 use tonic::Code;
 
@@ -102,6 +106,71 @@ async fn metrics_count_what_happened() {
         assert!(metrics.contains(line), "{metrics} lacks {line}");
     }
     authority.stop().await;
+}
+
+const TWO_CAS: &str = r#"
+apiVersion: ensign.mesh/v1
+trustDomain: cluster.local
+signers:
+- name: foo
+  local: {dir: FOLDER/first}
+- name: bar
+  local: {dir: FOLDER/long}
+rules:
+- namespace: foo
+  serviceAccounts: ["*"]
+  signers: [foo, bar]
+  default: foo
+"#;
+
+/// TestRecordCertsExpiryMetrics: one bundle after the other.
+#[tokio::test]
+async fn the_gauges_of_expiry_follow_the_roots() {
+    let folder = tempfile::tempdir().unwrap();
+    let end_of = |name: &str| {
+        let ca = TestCa::new(name);
+        ca.write_to(&folder.path().join(name)).unwrap();
+        Certificate::parse_pem(&ca.root_pem()).unwrap().not_after()
+    };
+    let first = end_of("first");
+    // Ends are whole seconds.
+    let mut second = end_of("second");
+    while second == first {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        second = end_of("second");
+    }
+    let long = end_of("long");
+    let policy = TWO_CAS.replace("FOLDER", &folder.path().display().to_string());
+    let authority = Authority::start_real(&policy).await;
+    let of = [("signer", "foo")];
+    until_gauge(&authority, "ensign_ra_root_expiry_timestamp_seconds", &of, first).await;
+    until_gauge(&authority, "citadel_server_root_cert_expiry_timestamp", &[], first).await;
+    authority.write_policy(&policy.replace("/first", "/second"));
+    until_gauge(&authority, "ensign_ra_root_expiry_timestamp_seconds", &of, second).await;
+    until_gauge(&authority, "ensign_ra_ca_expiry_timestamp_seconds", &of, second).await;
+    until_gauge(
+        &authority,
+        "citadel_server_root_cert_expiry_timestamp",
+        &[],
+        second.min(long),
+    )
+    .await;
+    authority.stop().await;
+}
+
+/// Waits until a gauge of the metrics page says this time.
+async fn until_gauge(authority: &Authority, name: &str, labels: &[(&str, &str)], at: SystemTime) {
+    let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+    let page = authority.addresses["metrics"];
+    eventually(name, async || {
+        let seen = Metrics::scrape(page).await.unwrap().sum(name, labels);
+        if seen == Some(seconds) {
+            Ok(())
+        } else {
+            Err(format!("{name} is {seen:?}, expected {seconds}"))
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

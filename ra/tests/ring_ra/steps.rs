@@ -32,6 +32,12 @@ fn cases() -> Vec<Case> {
     use Code::{InvalidArgument, PermissionDenied, Unauthenticated};
     vec![
         case(|_, ask| ask.headers.clear(), Unauthenticated, "no_token"),
+        // What a proxy of istiod's would say of a client is nothing here.
+        case(
+            |_, ask| ask.headers = vec![("x-forwarded-client-cert", format!("URI={OWN}"))],
+            Unauthenticated,
+            "no_token",
+        ),
         case(|_, ask| bearer(ask, "abc"), Unauthenticated, "token_form"),
         case(
             |authority, ask| {

@@ -57,12 +57,21 @@ async fn connect(address: SocketAddr, root_pem: &[u8], name: &'static str) -> an
 }
 
 async fn tls(address: SocketAddr, root_pem: &[u8], name: &'static str) -> anyhow::Result<TlsStream<TcpStream>> {
+    tls_of(address, root_pem, name, rustls::ALL_VERSIONS).await
+}
+
+async fn tls_of(
+    address: SocketAddr,
+    root_pem: &[u8],
+    name: &'static str,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> anyhow::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     for root in CertificateDer::pem_slice_iter(root_pem) {
         roots.add(root?)?;
     }
     let mut config = ClientConfig::builder_with_provider(crypto::provider())
-        .with_safe_default_protocol_versions()?
+        .with_protocol_versions(versions)?
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
@@ -104,6 +113,21 @@ async fn an_agent_that_reads_the_root_file_trusts_each_name() {
         connect(address, &root, name).await.unwrap();
     }
     assert!(connect(address, &root, "elsewhere").await.is_err());
+    finish(host).await;
+}
+
+/// With the provider of this build, whichever it is.
+#[tokio::test]
+async fn clients_of_one_version_of_tls_alone_are_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let host = host();
+    let serving = open(own_ca(folder.path()), &host).await;
+    let address = listen(&serving, TlsLimits::default(), &host).await;
+    let root = std::fs::read(folder.path().join("ra-root.pem")).unwrap();
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let stream = tls_of(address, &root, "localhost", &[version]).await.unwrap();
+        assert_eq!(stream.get_ref().1.protocol_version(), Some(version.version));
+    }
     finish(host).await;
 }
 

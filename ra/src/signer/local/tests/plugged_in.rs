@@ -77,12 +77,22 @@ async fn what_does_not_go_together_is_refused_with_its_place() {
     let not_a_ca = plugged_in(&leaf, &leaf.key.to_pkcs8_pem(), "", &root.pem());
     let missing = plugged_in(&ca, &key, "", &root.pem());
     std::fs::remove_file(missing.path().join(CA_KEY)).unwrap();
+    let no_certificate = plugged_in(&ca, &key, "", &root.pem());
+    write(no_certificate.path(), &[(CA_CERT, "nonsense")]);
+    let absent = plugged_in(&ca, &key, "", &root.pem());
+    std::fs::remove_file(absent.path().join(CA_CERT)).unwrap();
+    // Two levels need no chain file, since the issuing CA is under the root; three do.
+    let deep = root.child("middle", 60 * DAY).child("issuing", 30 * DAY);
+    let no_chain = plugged_in(&deep, &deep.key.to_pkcs8_pem(), "", &root.pem());
     for (dir, expected) in [
         (&wrong_key, "does not belong to the certificate"),
         (&wrong_root, "does not chain into the signer's roots"),
         (&no_pem, "holds no key that can sign"),
         (&not_a_ca, "may not sign certificates"),
         (&missing, "ca-key.pem"),
+        (&no_certificate, "ca-cert.pem holds no certificate"),
+        (&absent, "ca-cert.pem"),
+        (&no_chain, "does not chain into the signer's roots"),
     ] {
         let error = open(&spec(dir.path(), false, None), &host).await.unwrap_err();
         assert!(error.contains(expected) && error.contains("signer foo"), "{error}");

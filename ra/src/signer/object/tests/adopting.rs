@@ -119,6 +119,47 @@ async fn what_is_not_ours_or_not_the_same_is_left_alone(field: &str, value: &str
     assert_eq!(server.count("create"), 1, "the watch said that the first name is taken");
 }
 
+/// istio-csr's W2 to W4.
+#[test_case::test_case("Denied", "approval_denied")]
+#[test_case::test_case("Failed", "failed")]
+#[test_case::test_case("Approved", "issued")]
+#[tokio::test(start_paused = true)]
+async fn what_was_decided_before_we_came_counts_at_once(kind: &str, expected: &str) {
+    let server = Server::default();
+    let wish = Wish::new();
+    server.put(made(&wish).await);
+    server.decide(&wish.name(), kind, "Somebody");
+    if kind == "Approved" {
+        server.sign(&wish.name(), &wish.certificate());
+    }
+    let replica = Replica::new(&server);
+    let began = Instant::now();
+    assert_eq!(reason(replica.ask(&wish).await.unwrap()), expected);
+    assert!(began.elapsed() < Duration::from_secs(1));
+    assert_eq!((server.count("create"), server.count("approve")), (0, 0));
+}
+
+#[test_case::test_case("Denied", "approval_denied")]
+#[test_case::test_case("Failed", "failed")]
+#[tokio::test(start_paused = true)]
+async fn what_was_decided_against_is_asked_for_anew(kind: &str, expected: &str) {
+    let server = Server::default();
+    let replica = Replica::with(&server, false);
+    let wish = Wish::new();
+    let asked = replica.ask(&wish);
+    server.until(|server| server.names() == [wish.name()]).await;
+    server.decide(&wish.name(), kind, "Somebody");
+    assert_eq!(reason(asked.await.unwrap()), expected);
+    server.until(|server| server.names().is_empty()).await;
+    // The same request again is another object, whose own decision counts.
+    let asked = replica.ask(&wish);
+    server.until(|server| server.names() == [wish.name()]).await;
+    server.decide(&wish.name(), "Approved", "Somebody");
+    server.sign(&wish.name(), &wish.certificate());
+    assert_eq!(reason(asked.await.unwrap()), "issued");
+    assert_eq!(server.count("create"), 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_request_that_was_signed_again_is_the_same() {
     let server = Server::default();
