@@ -164,7 +164,8 @@ const INSTANT: &str = "instant";
 const CLUSTER_ISSUER: &str = "bench";
 const INSTANT_NAME: &str = "instant.ensign.mesh/bench";
 const WORKLOADS: &str = "workloads";
-const WORKLOAD_COUNT: usize = 64;
+/// Each with an account and a pod.
+pub(super) const WORKLOAD_COUNT: usize = 64;
 /// What an RA with these signers needs, and with informers.
 const MODES: [&str; 6] = [
     "base",

@@ -35,10 +35,10 @@ pub(super) struct Found {
 /// Runs it. The pods must be there.
 pub(super) async fn run(bed: &Bed, scale: &Scale) -> anyhow::Result<Found> {
     let mut ra = Authority::start(bed, "informer").await?;
-    let wanted = u64::try_from(scale.pods)?;
+    let wanted = u64::try_from(scale.pods + bed::WORKLOAD_COUNT)?;
     let pods = until("the RA to know the pods", PATIENCE, async || {
         let pods = ra.metric(PODS).await?.unwrap_or_default();
-        anyhow::ensure!(pods >= wanted, "it knows {pods}");
+        anyhow::ensure!(pods == wanted, "it knows {pods} of {wanted}");
         Ok(pods)
     })
     .await?;
