@@ -25,7 +25,7 @@ NAMES   := --target all --prefix none --format {p}
 ONLY     = awk '$$1 == "$(1)" { wanted = 1 } $$1 == "$(2)" { other = 1 } END { if (!wanted || other) \
 	{ print "crypto provider: $(1) alone should be linked; wanted found: " wanted + 0 ", $(2) found: " other + 0; exit 1 } }'
 
-.PHONY: help setup tools kubernetes node build cluster cluster-down demo test test-aws-lc-rs lint bench fmt
+.PHONY: help setup tools kubernetes node build cluster cluster-down demo test test-aws-lc-rs lint bench bench-kubernetes fmt
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +75,10 @@ lint: tools ## Formatting, clippy, rustdoc, dependency policy, tidy rules
 bench: ## Print figures and their ratio to the raw limits (release build); writes docs/performance.md
 	$(CARGO) build $(LOCKED) --release --bins -p ensign-agent -p ensign-ra -p ensign-benches
 	@exec $(TARGET)/release/ensign-bench
+
+bench-kubernetes: kubernetes ## Print the RA's figures on a real Kubernetes beside what the cluster does without it; writes docs/performance.md
+	$(CARGO) build $(LOCKED) --release --bins -p ensign-agent -p ensign-ra -p ensign-benches
+	@exec $(TARGET)/release/ensign-bench kubernetes
 
 fmt: ## Format the sources
 	$(CARGO) fmt --all

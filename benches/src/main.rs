@@ -1,8 +1,10 @@
-//! `make bench`: figures of the release build, against raw limits measured in the same run, into docs/performance.md.
+//! `make bench` and `make bench-kubernetes`: figures of the release build, against limits measured in the same run, into
+//! docs/performance.md.
 //!
 //! One module for each figure; each starts the real programs through `testbed` and its clients as processes of their
 //! own (this program again, in a hidden role). Raw and measured rounds alternate, and medians are quoted, because
-//! machines are noisy. Ends with a code other than 0 if a stream or a secret is missing, never because of a time.
+//! machines are noisy. Ends with a code other than 0 if a stream, a secret or a certificate is missing, never because of a
+//! time.
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -14,6 +16,7 @@ mod csr;
 mod envoys;
 mod first_secret;
 mod issue;
+mod kubernetes;
 mod machine;
 mod peer;
 mod proc;
@@ -53,23 +56,34 @@ enum Figure {
     Envoys,
 }
 
-/// Client processes.
-#[derive(Clone, Copy, Debug, Subcommand)]
-#[expect(clippy::enum_variant_names, reason = "they are the names of hidden subcommands")]
+/// What is not one of the figures: those on a cluster, and client processes.
+#[derive(Clone, Debug, Subcommand)]
 enum Role {
+    /// Measures the RA on a real Kubernetes (needs `make kubernetes`)
+    Kubernetes {
+        /// Only these parts; docs/performance.md is left alone
+        #[arg(long, value_enum)]
+        only: Vec<kubernetes::Part>,
+    },
     #[command(hide = true)]
     ClientRequests,
     #[command(hide = true)]
     ClientOpens,
     #[command(hide = true)]
     ClientEnvoys,
+    #[command(hide = true)]
+    ClientDirect,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let done = match args.role {
-        Some(role) => client(role),
-        None => measure(&args),
+    let done = match &args.role {
+        None => measure(figures(&args)),
+        Some(Role::Kubernetes { only }) => measure(on_kubernetes(&args, only)),
+        Some(Role::ClientRequests) => client(issue::client::run()),
+        Some(Role::ClientOpens) => client(first_secret::client::run()),
+        Some(Role::ClientEnvoys) => client(envoys::client::run()),
+        Some(Role::ClientDirect) => client(kubernetes::direct::client::run()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -81,22 +95,18 @@ fn main() -> ExitCode {
 }
 
 /// Clients have one thread: what is measured shall find processors.
-fn client(role: Role) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        match role {
-            Role::ClientRequests => issue::client::run().await,
-            Role::ClientOpens => first_secret::client::run().await,
-            Role::ClientEnvoys => envoys::client::run().await,
-        }
-    })
+fn client(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(work)
 }
 
-fn measure(args: &Args) -> anyhow::Result<()> {
+fn measure(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         tokio::select! {
-            done = figures(args) => done,
+            done = work => done,
             _ = tokio::signal::ctrl_c() => anyhow::bail!("stopped"),
         }
     })
@@ -121,15 +131,34 @@ async fn figures(args: &Args) -> anyhow::Result<()> {
         say(&table.markdown());
         sections.push(table.markdown());
     }
+    let whole = !args.quick && args.only.is_empty();
+    write(whole, "make bench", &machine, sections)
+}
+
+async fn on_kubernetes(args: &Args, only: &[kubernetes::Part]) -> anyhow::Result<()> {
+    let scale = if args.quick { scale::QUICK } else { scale::FULL };
+    let machine = Machine::look()?;
+    let mut sections = Vec::new();
+    let tell = |table: Table| {
+        say(&table.markdown());
+        sections.push(table.markdown());
+    };
+    kubernetes::run(&scale, only, tell).await?;
+    let whole = !args.quick && only.is_empty();
+    write(whole, "make bench-kubernetes", &machine, sections)
+}
+
+/// Says what machine it was, and keeps it all if it was the whole of it.
+fn write(whole: bool, command: &str, machine: &Machine, mut sections: Vec<String>) -> anyhow::Result<()> {
     let mut facts = Table::new("Machine", String::new(), &["what", "value"]);
     for (what, value) in machine.facts()? {
         facts.row([what.to_owned(), value]);
     }
     say(&facts.markdown());
     sections.insert(0, facts.markdown());
-    if !args.quick && args.only.is_empty() {
+    if whole {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/performance.md");
-        report::write(&path, &sections.join("\n"))?;
+        report::write(&path, command, &sections.join("\n"))?;
     }
     Ok(())
 }

@@ -8,9 +8,12 @@ use ring as backend;
 use anyhow::anyhow;
 use backend::rand::SystemRandom;
 use backend::signature::{
-    ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, RSA_PKCS1_2048_8192_SHA256,
-    RsaPublicKeyComponents, UnparsedPublicKey,
+    ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256,
+    RsaKeyPair, RsaPublicKeyComponents, UnparsedPublicKey,
 };
+
+/// Signs as most API servers sign tokens: RS256, with a key of 2048 bits.
+pub(crate) struct Rs256(RsaKeyPair);
 
 /// A new P-256 key and one signature with it; returns the signature's length.
 pub(crate) fn make_key_and_sign(message: &[u8]) -> anyhow::Result<usize> {
@@ -34,6 +37,23 @@ pub(crate) fn verify_rs256(n: &[u8], e: &[u8], message: &[u8], signature: &[u8])
     RsaPublicKeyComponents { n, e }
         .verify(&RSA_PKCS1_2048_8192_SHA256, message, signature)
         .map_err(|_| anyhow!("the signature of the token is wrong"))
+}
+
+impl Rs256 {
+    /// Of a key in PKCS#1.
+    pub(crate) fn new(pkcs1_der: &[u8]) -> anyhow::Result<Self> {
+        let pair = RsaKeyPair::from_der(pkcs1_der).map_err(|error| anyhow!("not an RSA key: {error}"))?;
+        Ok(Self(pair))
+    }
+
+    /// The signature.
+    pub(crate) fn sign(&self, message: &[u8]) -> anyhow::Result<[u8; 256]> {
+        let mut signature = [0; 256];
+        self.0
+            .sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature)
+            .map_err(|_| anyhow!("cannot sign: is it a key of 2048 bits?"))?;
+        Ok(signature)
+    }
 }
 
 #[cfg(feature = "ring")]

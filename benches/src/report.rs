@@ -63,20 +63,21 @@ impl Table {
     }
 }
 
-/// Puts `generated` between the markers of the file.
-pub(crate) fn write(path: &Path, generated: &str) -> anyhow::Result<()> {
+/// Puts `generated` between the markers that name the command, and touches nothing else of the file.
+pub(crate) fn write(path: &Path, command: &str, generated: &str) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let text = replaced(&text, generated).with_context(|| format!("{} has no markers", path.display()))?;
+    let text = replaced(&text, command, generated);
+    let text = text.with_context(|| format!("{} has no markers of `{command}`", path.display()))?;
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn replaced(text: &str, generated: &str) -> Option<String> {
-    let (before, rest) = text.split_once(BEGIN)?;
+fn replaced(text: &str, command: &str, generated: &str) -> Option<String> {
+    let begin = format!("<!-- figures: begin (made by `{command}`, do not edit) -->");
+    let (before, rest) = text.split_once(&begin)?;
     let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n\n{}\n\n{END}{after}", generated.trim()))
+    Some(format!("{before}{begin}\n\n{}\n\n{END}{after}", generated.trim()))
 }
 
-const BEGIN: &str = "<!-- figures: begin (made by `make bench`, do not edit) -->";
 const END: &str = "<!-- figures: end -->";
 
 /// Whether a goal is met, for a cell.
@@ -90,11 +91,25 @@ mod tests {
 
     #[test]
     fn prose_around_the_markers_is_kept() {
-        let text = format!("before\n{BEGIN}\nold\n{END}\nafter\n");
-        let new = replaced(&text, "new\n").unwrap();
-        assert_eq!(new, format!("before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"));
-        assert_eq!(replaced(&new, "new").unwrap(), new);
-        assert_eq!(replaced("no markers", "new"), None);
+        let marked = |inside: &str| {
+            format!("before\n<!-- figures: begin (made by `make x`, do not edit) -->\n{inside}\n{END}\nafter\n")
+        };
+        let new = replaced(&marked("old"), "make x", "new\n").unwrap();
+        assert_eq!(new, marked("\nnew\n"));
+        assert_eq!(replaced(&new, "make x", "new").unwrap(), new);
+        assert_eq!(replaced("no markers", "make x", "new"), None);
+    }
+
+    #[test]
+    fn each_command_writes_between_its_own_markers() {
+        let part = |command: &str, inside: &str| {
+            format!("<!-- figures: begin (made by `{command}`, do not edit) -->\n\n{inside}\n\n{END}\n")
+        };
+        let text = part("make x", "a") + &part("make x-y", "b");
+        let x = replaced(&text, "make x", "c").unwrap();
+        assert_eq!(x, part("make x", "c") + &part("make x-y", "b"));
+        let y = replaced(&text, "make x-y", "c").unwrap();
+        assert_eq!(y, part("make x", "a") + &part("make x-y", "c"));
     }
 
     #[test]

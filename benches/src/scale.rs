@@ -17,6 +17,14 @@ pub(crate) struct Scale {
     pub(crate) workloads: usize,
     /// How long memory may settle before it is read.
     pub(crate) settle: Duration,
+    /// Rounds on the cluster, for each signer and each number of requests in flight.
+    pub(crate) rounds_on_kubernetes: usize,
+    /// About how long such a round lasts, at one, a few and many requests in flight.
+    pub(crate) slices: [Duration; 3],
+    /// Requests in it, at least.
+    pub(crate) least: [usize; 3],
+    /// Pods in the informer.
+    pub(crate) pods: usize,
 }
 
 /// The full size.
@@ -27,6 +35,10 @@ pub(crate) const FULL: Scale = Scale {
     envoys: &[250, 1_000, 5_000],
     workloads: 250,
     settle: Duration::from_secs(3),
+    rounds_on_kubernetes: 3,
+    slices: [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)],
+    least: [10, 60, 400],
+    pods: 10_000,
 };
 
 /// Seconds instead of minutes; its figures mean nothing.
@@ -37,4 +49,8 @@ pub(crate) const QUICK: Scale = Scale {
     envoys: &[8],
     workloads: 4,
     settle: Duration::from_millis(100),
+    rounds_on_kubernetes: 1,
+    slices: [Duration::from_millis(100); 3],
+    least: [2, 20, 200],
+    pods: 100,
 };

@@ -24,7 +24,7 @@ const CRATE_ARROWS: [(&str, &[&str]); 8] = [
     ("proto/Cargo.toml", &[]),
     ("testkit/Cargo.toml", &["pki", "proto"]),
     ("testbed/Cargo.toml", &["testkit"]),
-    ("benches/Cargo.toml", &["testbed", "testkit", "pki", "proto"]),
+    ("benches/Cargo.toml", &["testbed", "testkit", "ra", "pki", "proto"]),
 ];
 
 #[test]

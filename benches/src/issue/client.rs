@@ -1,9 +1,10 @@
-//! The client of figure 2, in a process of its own: asks the RA for certificates over TLS, so many at once.
+//! A client of the RA, in a process of its own: asks for certificates over TLS, so many at once.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -22,38 +23,42 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::Request;
-use crate::authority::SIGNER;
 use crate::peer;
 use crate::wire::{Event, Wire, header_block};
 
 /// What the client is asked to do.
 #[derive(Debug, Deserialize, Serialize)]
-pub(super) enum Question {
+pub(crate) enum Question {
     /// Remember these.
     Prepare {
         /// The RA.
         address: SocketAddr,
         /// Of its serving certificate.
         root: PathBuf,
-        /// Used one after the other, again and again.
+        /// One after the other.
         requests: Vec<Request>,
     },
-    /// Ask for certificates.
+    /// Ask for certificates, with the same requests again and again.
     Run {
         /// Requests in flight.
         in_flight: usize,
         /// For how long new requests are begun.
         millis: u64,
     },
+    /// Ask for certificates, with each request once.
+    Once {
+        /// Requests in flight.
+        in_flight: usize,
+    },
 }
 
 /// What it measured.
 #[derive(Debug, Deserialize, Serialize)]
-pub(super) struct Outcome {
+pub(crate) struct Outcome {
     /// From the first request to the last answer.
-    pub(super) seconds: f64,
+    pub(crate) seconds: f64,
     /// Of each certificate, from request to answer.
-    pub(super) micros: Vec<u64>,
+    pub(crate) micros: Vec<u64>,
 }
 
 struct Prepared {
@@ -77,9 +82,26 @@ pub(crate) async fn run() -> anyhow::Result<()> {
         }
         Question::Run { in_flight, millis } => {
             let prepared = prepared.as_ref().context("not prepared")?;
-            measure(prepared, in_flight, Duration::from_millis(millis))
-                .await
-                .map(Some)
+            let length = prepared.requests.len().max(1);
+            let time = Duration::from_millis(millis);
+            let outcome = measure(prepared, in_flight, |first, began| {
+                let mut next = first;
+                move || {
+                    next += 1;
+                    (began.elapsed() < time).then_some((next - 1) % length)
+                }
+            });
+            outcome.await.map(Some)
+        }
+        Question::Once { in_flight } => {
+            let prepared = prepared.as_ref().context("not prepared")?;
+            let length = prepared.requests.len();
+            let next = Arc::new(AtomicUsize::new(0));
+            let outcome = measure(prepared, in_flight, |_, _| {
+                let next = Arc::clone(&next);
+                move || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|next| *next < length)
+            });
+            outcome.await.map(Some)
         }
     })
     .await
@@ -112,7 +134,7 @@ fn encode(request: &Request) -> (Vec<u8>, Vec<u8>) {
     let authorization = format!("Bearer {}", request.token);
     let headers = header_block("https", PATH, &[("authorization", &authorization)]);
     let signer = Value {
-        kind: Some(Kind::StringValue(SIGNER.to_owned())),
+        kind: Some(Kind::StringValue(request.signer.clone())),
     };
     let message = IstioCertificateRequest {
         csr: request.csr_pem.clone(),
@@ -124,7 +146,12 @@ fn encode(request: &Request) -> (Vec<u8>, Vec<u8>) {
     (headers, message.encode_to_vec())
 }
 
-async fn measure(prepared: &Arc<Prepared>, in_flight: usize, time: Duration) -> anyhow::Result<Outcome> {
+/// `supply` says for each connection which request is next, if any; it is told with which one the connection should begin.
+async fn measure<N: FnMut() -> Option<usize> + Send + 'static>(
+    prepared: &Arc<Prepared>,
+    in_flight: usize,
+    supply: impl Fn(usize, Instant) -> N,
+) -> anyhow::Result<Outcome> {
     let count = in_flight.min(CONNECTIONS);
     let mut connections = Vec::with_capacity(count);
     for _ in 0..count {
@@ -134,8 +161,8 @@ async fn measure(prepared: &Arc<Prepared>, in_flight: usize, time: Duration) -> 
     let mut running = JoinSet::new();
     for (number, io) in connections.into_iter().enumerate() {
         let slots = in_flight / count + usize::from(number < in_flight % count);
-        let first = number * prepared.requests.len() / count;
-        running.spawn(ask(Arc::clone(prepared), io, first, slots, began + time));
+        let next = supply(number * prepared.requests.len() / count, began);
+        running.spawn(ask(Arc::clone(prepared), io, slots, next));
     }
     let mut micros = Vec::new();
     while let Some(done) = running.join_next().await {
@@ -147,26 +174,23 @@ async fn measure(prepared: &Arc<Prepared>, in_flight: usize, time: Duration) -> 
     })
 }
 
-/// One connection with so many requests in flight, until the time is over.
+/// One connection with so many requests in flight, for as long as there is a next one.
 async fn ask(
     prepared: Arc<Prepared>,
     io: TlsStream<TcpStream>,
-    first: usize,
     slots: usize,
-    until: Instant,
+    mut next: impl FnMut() -> Option<usize>,
 ) -> anyhow::Result<Vec<u64>> {
     let mut wire = Wire::new(io, 32 * 1024);
     let mut open: BTreeMap<u32, (Instant, bool)> = BTreeMap::new();
     let mut micros = Vec::new();
-    let (mut next, mut stream) = (first, 1);
+    let mut stream = 1;
     let mut begin = |wire: &mut Wire<_>, open: &mut BTreeMap<_, _>| {
-        let index = next % prepared.requests.len().max(1);
-        if let Some((headers, message)) = prepared.requests.get(index) {
+        if let Some((headers, message)) = next().and_then(|next| prepared.requests.get(next)) {
             wire.request(stream, headers, message, true);
             open.insert(stream, (Instant::now(), false));
+            stream += 2;
         }
-        next += 1;
-        stream += 2;
     };
     (0..slots).for_each(|_| begin(&mut wire, &mut open));
     while !open.is_empty() {
@@ -183,9 +207,7 @@ async fn ask(
                     Some((_, true)) => {}
                     _ => bail!("the RA refused a request, its log says why"),
                 }
-                if Instant::now() < until {
-                    begin(&mut wire, &mut open);
-                }
+                begin(&mut wire, &mut open);
             }
         }
     }

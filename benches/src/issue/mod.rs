@@ -1,7 +1,7 @@
 //! Figure 2: how many certificates the RA issues over TLS, against the arithmetic and parsing that no authority avoids.
 
 pub(crate) mod client;
-mod raw;
+pub(crate) mod raw;
 
 use ensign_pki::{KeyType, PrivateKey, SpiffeId, TrustDomain, csr};
 use ensign_testbed::world::World;
@@ -19,13 +19,15 @@ use crate::{authority, machine, proc};
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Request {
     /// The workload's id.
-    id: String,
+    pub(crate) id: String,
     /// `sub` of its token.
-    subject: String,
+    pub(crate) subject: String,
     /// Its token.
-    token: String,
+    pub(crate) token: String,
     /// Its CSR.
-    csr_pem: String,
+    pub(crate) csr_pem: String,
+    /// The signer that it asks for.
+    pub(crate) signer: String,
 }
 
 /// Measurements at one number of requests in flight.
@@ -88,6 +90,7 @@ fn requests(world: &World) -> anyhow::Result<Vec<Request>> {
             subject: format!("system:serviceaccount:{}:{account}", authority::SIGNER),
             token: std::fs::read_to_string(world.folder().join(&format!("{account}.token")))?,
             csr_pem: csr::build(&PrivateKey::generate(KeyType::P256)?, &id)?.to_pem(),
+            signer: authority::SIGNER.to_owned(),
         });
     }
     Ok(requests)

@@ -23,7 +23,7 @@ use super::Request;
 use crate::{authority, provider};
 
 /// A CA and the key that tokens are checked with.
-pub(super) struct Raw {
+pub(crate) struct Raw {
     issuer: Issuer<'static, KeyPair>,
     root: CertificateDer<'static>,
     /// Modulus and exponent.
@@ -51,7 +51,7 @@ struct Jwk {
 
 impl Raw {
     /// Checks tokens with the first key of `jwks` (RSA).
-    pub(super) fn new(jwks: &str) -> anyhow::Result<Self> {
+    pub(crate) fn new(jwks: &str) -> anyhow::Result<Self> {
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
         let params = authority::params("raw");
         let root = params.self_signed(&key)?.der().clone();
@@ -66,7 +66,7 @@ impl Raw {
     }
 
     /// Certificates per second on this many threads.
-    pub(super) fn rate(&self, requests: &[Request], threads: usize, slice: Duration) -> anyhow::Result<f64> {
+    pub(crate) fn rate(&self, requests: &[Request], threads: usize, slice: Duration) -> anyhow::Result<f64> {
         let began = Instant::now();
         let work = || {
             let mut count: u64 = 0;
