@@ -180,5 +180,6 @@ fn entry(workload: Workload) -> rotation::Workload {
         token: workload.token,
         fixed_signer: workload.signer,
         key_type: workload.key_type,
+        returning: workload.returning,
     }
 }

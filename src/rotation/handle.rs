@@ -94,6 +94,17 @@ impl Handle {
         self.act(|core, _| core.remove(uid));
     }
 
+    /// An older agent serves beside us. Until [`Handle::alone`], the Envoys of workloads that return are with it, and nothing is
+    /// fetched for them unless one asks.
+    pub fn beside_another(&self) {
+        self.act(|core, _| core.beside_another());
+    }
+
+    /// The older agent is gone, its Envoys come back within the adoption window.
+    pub fn alone(&self) {
+        self.act(Core::alone);
+    }
+
     /// Subscribes to the workload's entry for the signer in force: the fixed one, else the wish, else the default.
     #[expect(clippy::needless_pass_by_value, reason = "callers have no more use for it")]
     pub fn subscribe(

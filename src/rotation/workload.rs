@@ -51,4 +51,6 @@ pub struct Workload {
     pub fixed_signer: Option<SignerName>,
     /// The kind of its keys.
     pub key_type: KeyType,
+    /// Whether an agent before us served it, so that its Envoys may come back with what they hold.
+    pub returning: bool,
 }

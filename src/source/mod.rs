@@ -41,6 +41,8 @@ pub struct Workload {
     pub signer: Option<SignerName>,
     /// The kind of its keys.
     pub key_type: KeyType,
+    /// Whether an agent before us served it, so that its Envoys may come back with what they hold.
+    pub returning: bool,
     /// Where it reaches us.
     pub socket: Socket,
 }

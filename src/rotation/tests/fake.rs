@@ -290,6 +290,7 @@ pub(crate) fn workload(account: &str) -> Workload {
         token: Arc::new(NoToken),
         fixed_signer: None,
         key_type: KeyType::P256,
+        returning: false,
     }
 }
 

@@ -31,13 +31,7 @@ impl Node {
             ..requests::config()
         };
         let (saver, _) = State::open(&config).unwrap().writer();
-        let volumes = Volumes::new(
-            config,
-            SystemClock::shared(),
-            saver,
-            Metrics::default(),
-            TaskTracker::new(),
-        );
+        let volumes = Volumes::new(config, SystemClock::shared(), saver, Metrics::default());
         let (sender, notices) = mpsc::channel(8);
         volumes.connect(sender);
         Self {
@@ -277,8 +271,7 @@ async fn a_call_that_kubelet_gave_up_is_carried_to_its_end() {
     );
     let notice = node.notices.recv().await.unwrap();
     notice.done.send(Ok(())).unwrap();
-    node.volumes.tasks.close();
-    node.volumes.tasks.wait().await;
+    node.volumes.calls_ended().await;
     assert!(node.publish(request, Ok(())).await.1.is_empty(), "it is published");
 }
 
@@ -305,13 +298,7 @@ async fn what_was_saved_is_bound_again_without_a_token_until_kubelet_brings_one(
     .unwrap()
     .writer();
     let (sender, notices) = mpsc::channel(8);
-    let volumes = Volumes::new(
-        config,
-        SystemClock::shared(),
-        saver,
-        Metrics::default(),
-        TaskTracker::new(),
-    );
+    let volumes = Volumes::new(config, SystemClock::shared(), saver, Metrics::default());
     volumes.connect(sender);
     (successor.volumes, successor.notices) = (Arc::new(volumes), notices);
     let workloads = successor.volumes.restore([saved, vec![gone]].concat());
