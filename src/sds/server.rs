@@ -24,7 +24,7 @@ use super::connection::{self, Socket};
 use super::grpc::Budget;
 use super::metrics::Metrics;
 use super::refused::Refused;
-use crate::rotation::{Handle, WorkloadUid};
+use crate::rotation::{Handle, SignerName, WorkloadUid};
 use crate::unix_socket::kept::{self, Found, KeptSocket};
 use crate::unix_socket::{BindError, SocketSpec};
 
@@ -82,10 +82,11 @@ impl Server {
         }
     }
 
-    /// Binds a workload's socket. `cancel` closes it.
+    /// Binds a workload's socket. A fixed signer stands above what its clients wish. `cancel` closes it.
     pub fn serve(
         &self,
         workload: WorkloadUid,
+        signer: Option<SignerName>,
         spec: SocketSpec,
         cancel: CancellationToken,
     ) -> Result<SocketHandle, BindError> {
@@ -104,6 +105,7 @@ impl Server {
             connections: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
             workload,
+            signer,
         });
         let listing = Arc::new(Listing { socket, path });
         let mut sockets = self.sockets.lock();

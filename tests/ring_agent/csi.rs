@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 
+use ensign_testkit::fake_envoy::certificate;
 use ensign_testkit::fake_ra::RaOutcome;
 use ensign_testkit::{eventually, patience};
 use tonic::Code;
@@ -94,6 +95,43 @@ async fn volumes_of_one_pod_share_one_certificate_and_the_last_takes_it_along() 
     node.kubelet.publish(&first).await.unwrap();
     node.certificate(&first).await;
     assert_eq!(node.ra.requests_of(&id("httpbin")).len(), 2, "a new life, a new key");
+}
+
+/// One key and one request for each pod, signer and kind of key, however its sockets come to the signer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signer_that_a_volume_names_and_one_that_an_envoy_wishes_are_the_same() {
+    let node = Node::start().await;
+    let fixed = Pod::new("httpbin").with("signer", "foo");
+    let open = Pod {
+        volume: "second".to_owned(),
+        ..Pod::new("httpbin")
+    };
+    for pod in [&fixed, &open] {
+        node.kubelet.publish(pod).await.unwrap();
+    }
+    let of = async |pod: &Pod, wish: &str| {
+        let envoy = envoy(&node.socket(pod)).await.with_cert_signer(wish);
+        let mut stream = envoy.subscribe(&["default"]).await;
+        certificate(&stream.next_secret(patience()).await).unwrap().0
+    };
+    // What the volume names stands above a wish.
+    let held = of(&fixed, "bar").await;
+    assert_eq!(of(&open, "foo").await, held);
+    let signers = || {
+        let requests = node.ra.requests_of(&id("httpbin"));
+        let signers: Vec<_> = requests.into_iter().map(|request| request.cert_signer).collect();
+        signers
+    };
+    assert_eq!(signers(), [Some("foo".to_owned())]);
+    assert_ne!(of(&open, "bar").await, held);
+    // The volume that named it goes: whoever still uses it keeps it.
+    let envoy = envoy(&node.socket(&open)).await.with_cert_signer("foo");
+    let mut stream = envoy.subscribe(&["default"]).await;
+    assert_eq!(certificate(&stream.next_secret(patience()).await).unwrap().0, held);
+    node.kubelet.unpublish(&fixed).await.unwrap();
+    stream.expect_silence(A_WHILE).await;
+    assert_eq!(of(&open, "foo").await, held);
+    assert_eq!(signers().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -110,11 +110,7 @@ impl Core {
             .get(uid)
             .cloned()
             .ok_or_else(|| SubscribeError::UnknownWorkload(uid.clone()))?;
-        let signer = workload
-            .fixed_signer
-            .clone()
-            .or(wish)
-            .or_else(|| self.config.default_signer.clone());
+        let signer = wish.or_else(|| self.config.default_signer.clone());
         let key = EntryKey {
             workload: uid.clone(),
             signer,

@@ -3,6 +3,7 @@
 //! A certificate is fetched before anybody asks only where its signer is known, and not while an Envoy may be about to come
 //! back with the one that it holds.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,21 +39,23 @@ impl Core {
     pub(in super::super) fn put(&mut self, workload: Workload, now: Now) {
         let uid = workload.uid.clone();
         if let Some(old) = self.workloads.get(&uid) {
-            let same =
-                old.id == workload.id && old.key_type == workload.key_type && old.fixed_signer == workload.fixed_signer;
-            if same {
-                for (_, entry) in self.entries.iter_mut().filter(|(key, _)| key.workload == uid) {
-                    entry.token = Arc::clone(&workload.token);
-                    // What failed for want of a token may succeed now.
-                    if entry.failures > 0 {
-                        entry.quiet_until = None;
-                    }
+            let same = old.id == workload.id && old.key_type == workload.key_type;
+            let fits =
+                |signer: &Option<SignerName>| workload.signers.contains(&None) || workload.signers.contains(signer);
+            self.drop_entries(|key| key.workload == uid && !(same && fits(&key.signer)));
+            let warm = self.warm_signers(&workload);
+            for (key, entry) in self.entries.iter_mut().filter(|(key, _)| key.workload == uid) {
+                entry.token = Arc::clone(&workload.token);
+                // What failed for want of a token may succeed now.
+                if entry.failures > 0 {
+                    entry.quiet_until = None;
                 }
-            } else {
-                self.drop_entries(|key| key.workload == uid);
+                if key.signer.as_ref().is_none_or(|signer| !warm.contains(signer)) {
+                    entry.warm_from = None;
+                }
             }
         }
-        if let Some(signer) = self.warm_signer(&workload) {
+        for signer in self.warm_signers(&workload) {
             let key = EntryKey {
                 workload: uid.clone(),
                 signer: Some(signer),
@@ -69,16 +72,17 @@ impl Core {
         self.drop_entries(|key| &key.workload == uid);
     }
 
-    /// The signer that is known before the workload asks.
-    fn warm_signer(&self, workload: &Workload) -> Option<SignerName> {
-        workload
-            .fixed_signer
-            .clone()
-            .or_else(|| self.config.default_signer.clone())
+    /// The signers that are known before anybody asks.
+    fn warm_signers(&self, workload: &Workload) -> BTreeSet<SignerName> {
+        let signer = |fixed: &Option<SignerName>| fixed.clone().or_else(|| self.config.default_signer.clone());
+        workload.signers.iter().filter_map(signer).collect()
     }
 
     pub(super) fn ensure_entry(&mut self, key: &EntryKey, workload: &Workload, now: Now) -> &mut Entry {
-        let warm = key.signer.is_some() && key.signer == self.warm_signer(workload);
+        let warm = key
+            .signer
+            .as_ref()
+            .is_some_and(|signer| self.warm_signers(workload).contains(signer));
         // Right after our start an Envoy may be about to tell that it needs nothing (I9), and beside an older agent it will do
         // so only when that one has ended. The socket of a workload that came later did not exist before, so nobody comes
         // back to it.
@@ -91,9 +95,12 @@ impl Core {
         };
         let warm_from = warm.then(|| now.mono + wait);
         let next = &mut self.next;
-        self.entries.entry(key.clone()).or_insert_with(|| {
+        let entry = self.entries.entry(key.clone()).or_insert_with(|| {
             *next += 1;
             Entry::new(key, workload, *next, warm_from, now)
-        })
+        });
+        // A client's wish until now, and fixed from now on.
+        entry.warm_from = entry.warm_from.or(warm_from);
+        entry
     }
 }

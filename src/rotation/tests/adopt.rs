@@ -66,9 +66,13 @@ async fn a_held_certificate_costs_nothing_until_its_renewal_is_due() {
 async fn beside_an_older_agent_nothing_is_fetched_for_what_returns_until_it_is_gone() {
     let before = Node::start(config());
     let mut fixed = workload("web");
-    fixed.fixed_signer = Some("foo".parse().unwrap());
+    fixed.signers = [Some("foo".parse().unwrap())].into();
     before.handle.add(fixed.clone());
-    let mut stream = before.handle.subscribe(&fixed.uid, None, Held::Nothing).unwrap();
+    let signer = fixed.signers.first().cloned().flatten();
+    let mut stream = before
+        .handle
+        .subscribe(&fixed.uid, signer.clone(), Held::Nothing)
+        .unwrap();
     stream.changed().await.unwrap();
     let version = stream.state().certificate.unwrap().version.clone();
 
@@ -77,7 +81,7 @@ async fn beside_an_older_agent_nothing_is_fetched_for_what_returns_until_it_is_g
     fixed.returning = true;
     let (held, unused) = (fixed.clone(), {
         let mut other = workload("unused");
-        other.fixed_signer.clone_from(&fixed.fixed_signer);
+        other.signers.clone_from(&fixed.signers);
         other.returning = true;
         other
     });
@@ -92,7 +96,7 @@ async fn beside_an_older_agent_nothing_is_fetched_for_what_returns_until_it_is_g
     let count = node.sign.count();
     // What is new is fetched at once, and whoever asks gets an answer.
     let mut new = workload("new");
-    new.fixed_signer.clone_from(&fixed.fixed_signer);
+    new.signers.clone_from(&fixed.signers);
     node.handle.add(new);
     let mut asks = node.handle.subscribe(&node.add("asks"), None, Held::Nothing).unwrap();
     asks.changed().await.unwrap();
@@ -102,7 +106,7 @@ async fn beside_an_older_agent_nothing_is_fetched_for_what_returns_until_it_is_g
     pass(40).await;
     let _back = node
         .handle
-        .subscribe(&held.uid, None, Held::Certificate(version))
+        .subscribe(&held.uid, signer, Held::Certificate(version))
         .unwrap();
     pass(60).await;
     assert_eq!(node.sign.count(), count + 3, "the one to which nobody came back");
@@ -151,9 +155,13 @@ async fn a_held_bundle_whose_sibling_does_not_come_leads_to_one_issue() {
 async fn a_warm_up_waits_for_a_reconnecting_envoy() {
     let before = Node::start(config());
     let mut fixed = workload("web");
-    fixed.fixed_signer = Some("foo".parse().unwrap());
+    fixed.signers = [Some("foo".parse().unwrap())].into();
     before.handle.add(fixed.clone());
-    let mut stream = before.handle.subscribe(&fixed.uid, None, Held::Nothing).unwrap();
+    let signer = fixed.signers.first().cloned().flatten();
+    let mut stream = before
+        .handle
+        .subscribe(&fixed.uid, signer.clone(), Held::Nothing)
+        .unwrap();
     stream.changed().await.unwrap();
     let version = stream.state().certificate.unwrap().version.clone();
     let node = before.restart(config());
@@ -161,7 +169,7 @@ async fn a_warm_up_waits_for_a_reconnecting_envoy() {
     pass(30).await;
     let _stream = node
         .handle
-        .subscribe(&fixed.uid, None, Held::Certificate(version))
+        .subscribe(&fixed.uid, signer, Held::Certificate(version))
         .unwrap();
     pass(HOUR).await;
     assert_eq!(node.sign.of("web").len(), 1, "no wave of requests after a restart");
@@ -230,7 +238,7 @@ async fn a_workload_that_comes_after_the_start_is_warmed_up_at_once() {
     let node = Node::start(config());
     pass(1).await;
     let mut fixed = workload("web");
-    fixed.fixed_signer = Some("foo".parse().unwrap());
+    fixed.signers = [Some("foo".parse().unwrap())].into();
     node.handle.add(fixed);
     pass(1).await;
     assert_eq!(

@@ -23,7 +23,7 @@ pub(super) const MOST_PER_POD: usize = 4;
 pub(super) struct Published {
     pub(super) volume: Volume,
     pub(super) token: Arc<PodToken>,
-    /// The inode that containers hold; none if it was not seen yet.
+    /// The inode that containers hold; none if something else removed it while no agent ran.
     pub(super) folder: Option<u64>,
     /// Whether its socket was bound by this process.
     pub(super) bound: bool,

@@ -19,12 +19,22 @@ impl Volumes {
     pub(in super::super) fn restore(&self, saved: Saved) -> Vec<Workload> {
         let mut workloads = Vec::with_capacity(saved.len());
         for (target, volume) in saved {
-            let Some(inode) = self.folders.inode(&target) else {
-                tracing::info!(volume = %target, pod = volume.pod.name, namespace = volume.pod.namespace, "volume went while no agent ran");
+            let inode = self.folders.inode(&target);
+            let pod = &volume.pod;
+            if inode.is_none() && self.folders.is_unpublished(&target) {
+                tracing::info!(volume = %target, pod = pod.name, namespace = pod.namespace, "volume went while no agent ran");
                 continue;
-            };
-            if let Some(published) = self.table.restore(&target, volume, Some(inode)) {
-                workloads.push(self.workload(&target, &published));
+            }
+            if inode.is_none() {
+                tracing::warn!(
+                    volume = %target, pod = pod.name, namespace = pod.namespace,
+                    "target folder was removed by something else while no agent ran; kubelet's next look at the pod brings it back"
+                );
+            }
+            if let Some(published) = self.table.restore(&target, volume, inode) {
+                if inode.is_some() {
+                    workloads.push(self.workload(&target, &published));
+                }
                 self.at_our_start.lock().insert(target);
             }
         }
@@ -48,8 +58,13 @@ impl Volumes {
             let Ok(Some(published)) = self.table.take(&target) else {
                 continue;
             };
-            if self.folders.is_gone(&target) {
+            if self.folders.is_unpublished(&target) {
                 self.table.remove(&target);
+                continue;
+            }
+            if self.folders.is_gone(&target) {
+                // No folder is made but when kubelet asks.
+                self.table.put(&target, published);
                 continue;
             }
             let bound = self

@@ -135,7 +135,8 @@ impl Volumes {
             token,
             folder: Some(made.inode),
             bound: true,
-            returning: false,
+            // Else an agent made it whose state is lost.
+            returning: !made.new,
         };
         let event = Event::Appeared(self.workload(target, &published));
         if let Err(refusal) = self.tell(event).await {
@@ -176,7 +177,7 @@ impl Volumes {
     /// Folder and socket are there, and a new token is made known.
     async fn mended(&self, target: &Target, published: &mut Published, changed: bool) -> Result<(), Refusal> {
         let made = self.folders.make(target)?;
-        if published.folder.is_some_and(|held| held != made.inode) {
+        if published.folder != Some(made.inode) {
             let pod = &published.volume.pod;
             tracing::error!(
                 volume = %target, namespace = pod.namespace, pod = pod.name,
@@ -274,17 +275,17 @@ impl Volumes {
     }
 }
 
-/// Volumes of one pod that use the same signer and kind of key share one key and one request.
+/// Volumes of one pod with the same kind of key share one key and one request for each signer, whether a volume names it or an
+/// Envoy wishes it.
 fn shares(target: &Target, volume: &Volume) -> String {
     let pod = &volume.pod;
-    let mut name = format!("csi/{}/{}/{}", pod.namespace, pod.name, target.pod_uid);
-    if let Some(signer) = &volume.signer {
-        name.push('@');
-        name.push_str(signer.as_str());
-    }
-    name.push('/');
-    name.push_str(volume.key_type.as_str());
-    name
+    format!(
+        "csi/{}/{}/{}/{}",
+        pod.namespace,
+        pod.name,
+        target.pod_uid,
+        volume.key_type.as_str()
+    )
 }
 
 #[cfg(test)]
