@@ -351,23 +351,18 @@ fn listener_at(folder: &OwnedFd, folder_path: &Path, name: &OsStr, path: &Path) 
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
         .map_err(|errno| failed("making", errno))?;
-    let address = address(folder, folder_path, name).map_err(|errno| failed("naming", errno))?;
+    let mut address = folder_path.join(name);
+    if address.as_os_str().len() > LONGEST_ADDRESS {
+        address = Path::new("/proc/self/fd")
+            .join(folder.as_raw_fd().to_string())
+            .join(name);
+    }
+    let address = SocketAddrUnix::new(&address).map_err(|errno| failed("naming", errno))?;
     match net::bind(&socket, &address) {
         Ok(()) => Ok(socket),
         Err(errno @ (Errno::ACCESS | Errno::PERM | Errno::ROFS)) => Err(denied(folder, folder_path, errno)),
         Err(errno) => Err(failed("binding", errno)),
     }
-}
-
-/// The address of a socket in a folder, whatever the length of its path. The folder must stay open while it is used.
-fn address(folder: &OwnedFd, folder_path: &Path, name: &OsStr) -> Result<SocketAddrUnix, Errno> {
-    let mut path = folder_path.join(name);
-    if path.as_os_str().len() > LONGEST_ADDRESS {
-        path = Path::new("/proc/self/fd")
-            .join(folder.as_raw_fd().to_string())
-            .join(name);
-    }
-    SocketAddrUnix::new(&path)
 }
 
 fn denied(folder: &OwnedFd, folder_path: &Path, errno: Errno) -> BindError {
@@ -409,8 +404,16 @@ pub(crate) fn is_stale(spec: &SocketSpec) -> bool {
     let connected = || -> io::Result<()> {
         let (folder_path, name) = split(&spec.path).map_err(io::Error::other)?;
         let folder = open_folder(folder_path, spec.within.as_deref())?;
+        // Through the file itself: no name is too long, and none leads elsewhere.
+        let file = fs::openat(
+            &folder,
+            name,
+            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        let address = SocketAddrUnix::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
         let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        Ok(net::connect(&socket, &address(&folder, folder_path, name)?)?)
+        Ok(net::connect(&socket, &address)?)
     };
     connected().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }

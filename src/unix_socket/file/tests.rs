@@ -82,12 +82,12 @@ fn what_a_crash_left_goes_when_it_is_old() {
         let mut left = family(OsStr::new("a.sock"));
         left.push(name);
         let left = folder.path().join(left);
-        drop(std::os::unix::net::UnixListener::bind(&left).unwrap());
+        drop(UnixListener::bind(&left).unwrap());
         left
     };
     let (old, young) = (leave("old"), leave("young"));
     let other = folder.path().join(".ensign-00000000.other");
-    drop(std::os::unix::net::UnixListener::bind(&other).unwrap());
+    drop(UnixListener::bind(&other).unwrap());
     let hour = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
     for path in [&old, &other] {
         let times = rustix::fs::Timestamps {
