@@ -11,8 +11,12 @@ mod agent;
 mod authority;
 #[path = "ring_agent/csi.rs"]
 mod csi;
+#[path = "ring_agent/csi_node.rs"]
+mod csi_node;
 #[path = "ring_agent/greed.rs"]
 mod greed;
+#[path = "ring_agent/handover.rs"]
+mod handover;
 #[path = "ring_agent/idle_streams.rs"]
 mod idle_streams;
 #[path = "ring_agent/kubelet.rs"]

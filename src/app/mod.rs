@@ -110,7 +110,7 @@ async fn assemble(
     let sds_metrics = sds::Metrics::default();
     sds_metrics.register(&mut registry);
     registry.register_collector(Box::new(RotationCollector::new(rotation.clone(), Arc::clone(&clock))));
-    let sds = sds::Server::new(config.sds, rotation.clone(), sds_metrics);
+    let sds = sds::Server::new(config.sds, rotation.clone(), sds_metrics, stop.clone());
     let node = Node::new(rotation.clone(), sds.clone(), supervisor.connections(), stop.clone());
     let around = Around {
         supervisor,
@@ -119,6 +119,7 @@ async fn assemble(
         files: &files,
         clock: Arc::clone(&clock),
         fence,
+        rotation: rotation.clone(),
         stop: stop.clone(),
     };
     workloads::start(config.source, node, around).await?;

@@ -29,9 +29,8 @@ pub(super) struct Node {
 /// One bound socket.
 #[derive(Debug)]
 struct Served {
-    /// Under which name rotation knows it; other sockets may have the same.
-    shares: Arc<str>,
-    socket: Socket,
+    /// Whose it is. Others may have the same name in rotation.
+    workload: Workload,
     close: CancellationToken,
     closed: JoinHandle<()>,
 }
@@ -87,8 +86,11 @@ impl Node {
         let uid = Arc::clone(&workload.uid);
         let outcome = match self.served.get(&uid) {
             None => self.appeared(workload),
-            Some(served) if served.socket == workload.socket => {
-                self.rotation.change(entry(workload));
+            Some(served) if served.workload.socket == workload.socket && served.workload.signer == workload.signer => {
+                self.rotation.change(self.entry(&workload));
+                if let Some(served) = self.served.get_mut(&uid) {
+                    served.workload = workload;
+                }
                 Ok(())
             }
             Some(_) => self.moved(workload),
@@ -104,32 +106,30 @@ impl Node {
     pub(super) fn appeared(&mut self, workload: Workload) -> Result<(), sds::BindError> {
         let (handle, close) = self.bind(&workload)?;
         tracing::info!(workload = %workload.uid, id = %workload.id, signer = ?workload.signer, "workload added");
-        let (uid, shares, socket) = names(&workload);
-        self.rotation.add(entry(workload));
+        self.rotation.add(self.entry(&workload));
         let closed = self.tasks.spawn(handle.run());
         let served = Served {
-            shares,
-            socket,
+            workload,
             close,
             closed,
         };
-        self.served.insert(uid, served);
+        self.served.insert(Arc::clone(&served.workload.uid), served);
         Ok(())
     }
 
     /// The new socket first: if it cannot be bound, the old one serves on. At the same path it replaces the old file.
     fn moved(&mut self, workload: Workload) -> Result<(), sds::BindError> {
         let (handle, close) = self.bind(&workload)?;
-        let (uid, shares, socket) = names(&workload);
-        self.rotation.change(entry(workload));
+        let old = self.served.remove(&workload.uid);
+        self.rotation.change(self.entry(&workload));
         let closed = self.tasks.spawn(handle.run());
         let served = Served {
-            shares,
-            socket,
+            workload,
             close,
             closed,
         };
-        if let Some(old) = self.served.insert(uid, served) {
+        self.served.insert(Arc::clone(&served.workload.uid), served);
+        if let Some(old) = old {
             old.close.cancel();
         }
         Ok(())
@@ -138,12 +138,29 @@ impl Node {
     /// Entries and keys go now, unless another socket shares them; the handle ends when the socket is closed.
     fn gone(&mut self, uid: &Arc<str>) -> Option<JoinHandle<()>> {
         let served = self.served.remove(uid)?;
-        if self.served.values().all(|other| other.shares != served.shares) {
-            self.rotation.remove(&WorkloadUid::new(&served.shares));
+        let shares = &served.workload.shares;
+        match self.served.values().find(|other| other.workload.shares == *shares) {
+            // Its signer may have been this one's alone.
+            Some(other) => self.rotation.change(self.entry(&other.workload)),
+            None => self.rotation.remove(&WorkloadUid::new(shares)),
         }
         served.close.cancel();
         tracing::info!(workload = %uid, "workload removed");
         Some(served.closed)
+    }
+
+    /// What rotation is to know of a workload, and of all that share its name.
+    fn entry(&self, workload: &Workload) -> rotation::Workload {
+        let sharing = self.served.values().map(|served| &served.workload);
+        let sharing = sharing.filter(|other| other.shares == workload.shares && other.uid != workload.uid);
+        rotation::Workload {
+            uid: WorkloadUid::new(&workload.shares),
+            id: workload.id.clone(),
+            token: Arc::clone(&workload.token),
+            signers: sharing.chain([workload]).map(|one| one.signer.clone()).collect(),
+            key_type: workload.key_type,
+            returning: workload.returning,
+        }
     }
 
     fn bind(&self, workload: &Workload) -> Result<(sds::SocketHandle, CancellationToken), sds::BindError> {
@@ -161,24 +178,12 @@ impl Node {
             left: within.is_some(),
             within,
         };
-        let handle = self
-            .sds
-            .serve(WorkloadUid::new(&workload.shares), spec, close.clone())?;
+        let handle = self.sds.serve(
+            WorkloadUid::new(&workload.shares),
+            workload.signer.clone(),
+            spec,
+            close.clone(),
+        )?;
         Ok((handle, close))
-    }
-}
-
-fn names(workload: &Workload) -> (Arc<str>, Arc<str>, Socket) {
-    let (uid, shares) = (Arc::clone(&workload.uid), Arc::clone(&workload.shares));
-    (uid, shares, workload.socket.clone())
-}
-
-fn entry(workload: Workload) -> rotation::Workload {
-    rotation::Workload {
-        uid: WorkloadUid::new(&workload.shares),
-        id: workload.id,
-        token: workload.token,
-        fixed_signer: workload.signer,
-        key_type: workload.key_type,
     }
 }

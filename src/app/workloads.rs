@@ -1,9 +1,11 @@
 //! Opens the source of workloads that the settings name, and binds the sockets that are known from the start.
 //!
 //! A workloads file must be good and all its sockets must bind, or the agent does not start: its operator stands by. What a
-//! predecessor left of kubelet's volumes is bound before kubelet can call; a socket that cannot be bound there waits for
-//! kubelet's next look at the pod and holds up no other.
+//! predecessor left of kubelet's volumes is bound before kubelet can call; a socket that cannot be bound there is tried
+//! again, holds up no other, and keeps the agent from being ready, so that an upgrade goes no further. While the
+//! predecessor lives, its Envoys are with it: nothing is fetched for them here.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -16,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::node::Node;
+use crate::rotation::Handle;
 use crate::source::{self, Notice, csi, fixed};
 
 /// What the sources need of the process.
@@ -26,6 +29,7 @@ pub(super) struct Around<'a> {
     pub(super) files: &'a WatchMetrics,
     pub(super) clock: SharedClock,
     pub(super) fence: csi::Fence,
+    pub(super) rotation: Handle,
     pub(super) stop: CancellationToken,
 }
 
@@ -44,35 +48,52 @@ pub(super) async fn start(config: source::Config, mut node: Node, around: Around
                 let uid = Arc::clone(&workload.uid);
                 node.appeared(workload).with_context(|| format!("workload {uid}"))?;
             }
+            sockets.open();
             around.supervisor.spawn("source", source.run(notices, stop.clone()));
         }
         source::Config::Csi(config) => {
             let metrics = csi::Metrics::default();
             metrics.register(around.registry);
+            let alone = CancellationToken::new();
             let parts = csi::Parts {
                 fence: around.fence,
                 clock: around.clock,
-                tasks: around.supervisor.connections(),
                 metrics,
+                sockets,
                 registered: around.readiness.gate("csi-registration", "the driver is being started"),
+                alone: alone.clone(),
             };
             let (workloads, opened) = csi::open(config, parts)?;
+            if !alone.is_cancelled() {
+                around.rotation.beside_another();
+                let follow = follow_predecessor(alone, around.rotation, stop.clone());
+                around.supervisor.spawn("predecessor", follow);
+            }
             let count = workloads.len();
+            let mut unbound = HashSet::new();
             for workload in workloads {
                 let uid = Arc::clone(&workload.uid);
                 if let Err(error) = node.appeared(workload) {
                     let error = ensign_daemon::logging::chain(&error);
-                    tracing::error!(workload = %uid, error, "socket not bound again, the workload waits for kubelet");
+                    tracing::error!(workload = %uid, error, "socket not bound again, it is tried on");
+                    unbound.insert(uid);
                 }
             }
-            tracing::info!(count, "sockets of the predecessor bound again");
-            around
-                .supervisor
-                .spawn("source", opened.listen()?.run(notices, stop.clone()));
+            tracing::info!(count, unbound = unbound.len(), "sockets of the predecessor taken over");
+            let source = opened.listen(&unbound)?;
+            around.supervisor.spawn("source", source.run(notices, stop.clone()));
         }
     }
-    sockets.open();
     around.supervisor.spawn("node", node.run(inbox, stop));
+    Ok(())
+}
+
+/// The Envoys of the predecessor come to us when it has ended.
+async fn follow_predecessor(alone: CancellationToken, rotation: Handle, stop: CancellationToken) -> anyhow::Result<()> {
+    if stop.run_until_cancelled(alone.cancelled()).await.is_some() {
+        rotation.alone();
+    }
+    stop.cancelled().await;
     Ok(())
 }
 

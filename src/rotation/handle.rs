@@ -83,8 +83,8 @@ impl Handle {
         self.act(|core, now| core.put(workload, now));
     }
 
-    /// A workload changed. A new token source is taken up; for a new identity, signer or kind of key its entries end,
-    /// and their subscribers with them.
+    /// A workload changed. A new token source is taken up; for a new identity or kind of key its entries end, and for other
+    /// signers those that no socket of it leads to any more, and their subscribers with them.
     pub fn change(&self, workload: Workload) {
         self.act(|core, now| core.put(workload, now));
     }
@@ -94,7 +94,19 @@ impl Handle {
         self.act(|core, _| core.remove(uid));
     }
 
-    /// Subscribes to the workload's entry for the signer in force: the fixed one, else the wish, else the default.
+    /// An older agent serves beside us. Until [`Handle::alone`], the Envoys of workloads that return are with it, and nothing is
+    /// fetched for them unless one asks.
+    pub fn beside_another(&self) {
+        self.act(|core, _| core.beside_another());
+    }
+
+    /// The older agent is gone, its Envoys come back within the adoption window.
+    pub fn alone(&self) {
+        self.act(Core::alone);
+    }
+
+    /// Subscribes to the workload's entry for the signer in force: the wish, which is the socket's where that is fixed, else the
+    /// default.
     #[expect(clippy::needless_pass_by_value, reason = "callers have no more use for it")]
     pub fn subscribe(
         &self,

@@ -3,6 +3,7 @@
 //! A [`Workload`] is what a source knows of a caller. Its uid is the source's own and says nothing about identity: two
 //! pods of one service account are two workloads, and share neither key nor token.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -47,8 +48,11 @@ pub struct Workload {
     pub id: SpiffeId,
     /// Its credential towards the authority.
     pub token: Arc<dyn TokenSource>,
-    /// The signer that the operator fixed for it; stands above any wish, and is warmed up at once.
-    pub fixed_signer: Option<SignerName>,
+    /// The signers that its sockets are fixed to, with none for a socket that leaves it to the client. What is fixed is warmed
+    /// up at once, and where nothing is left to clients there are no entries of other signers.
+    pub signers: BTreeSet<Option<SignerName>>,
     /// The kind of its keys.
     pub key_type: KeyType,
+    /// Whether an agent before us served it, so that its Envoys may come back with what they hold.
+    pub returning: bool,
 }

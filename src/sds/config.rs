@@ -35,6 +35,9 @@ pub struct Config {
     pub socket_check: Duration,
     /// How long streams may take to end when the socket closes.
     pub drain_timeout: Duration,
+    /// Where a successor serves already, so much time for each socket over which the ends of all are spread; half of the
+    /// drain timeout at most.
+    pub handover_pace: Duration,
 }
 
 impl Default for Config {
@@ -56,6 +59,8 @@ impl Default for Config {
             answer_wait: Duration::from_secs(10),
             socket_check: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(5),
+            // An Envoy that comes sends 61 kB for each stream, which takes a millisecond to read.
+            handover_pace: Duration::from_millis(10),
         }
     }
 }

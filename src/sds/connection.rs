@@ -36,7 +36,7 @@ use super::refused::Refused;
 use super::roots::Roots;
 use super::session::{Machine, Session};
 use super::stream::Stream;
-use crate::rotation::{Handle, WorkloadUid};
+use crate::rotation::{Handle, SignerName, WorkloadUid};
 use crate::unix_socket::authority::AnyAuthority;
 
 /// What a stream may send before we read: one first message of Envoy's fits.
@@ -57,6 +57,8 @@ static NEXT_STREAM: AtomicU64 = AtomicU64::new(1);
 /// What the connections of one socket share.
 pub(crate) struct Socket {
     pub(crate) workload: WorkloadUid,
+    /// Its signer, if that is not for clients to choose.
+    pub(crate) signer: Option<SignerName>,
     pub(crate) config: Config,
     pub(crate) rotation: Handle,
     pub(crate) metrics: WorkloadMetrics,

@@ -3,7 +3,8 @@
 //! Owns the life of a socket: bound at once (so that a wrong path is known at once), watched and put back when its file
 //! or folder goes, drained when its workload goes. On the way out the file is removed first, if it is still
 //! ours, so that a client that comes back finds our successor or nothing; then streams end, then, at the
-//! latest after the drain timeout, connections. Leaves identity to the source: a socket is its workload's.
+//! latest after the drain timeout, connections. Where a successor serves already, the ends of our sockets' streams are spread
+//! over some time, so that not all of the node's Envoys come to it at once. Leaves identity to the source: a socket is its workload's.
 
 use std::fmt;
 use std::io;
@@ -23,7 +24,7 @@ use super::connection::{self, Socket};
 use super::grpc::Budget;
 use super::metrics::Metrics;
 use super::refused::Refused;
-use crate::rotation::{Handle, WorkloadUid};
+use crate::rotation::{Handle, SignerName, WorkloadUid};
 use crate::unix_socket::kept::{self, Found, KeptSocket};
 use crate::unix_socket::{BindError, SocketSpec};
 
@@ -37,6 +38,7 @@ pub struct Server {
     rotation: Handle,
     metrics: Metrics,
     sockets: Arc<Mutex<Vec<Weak<Listing>>>>,
+    leaving: CancellationToken,
 }
 
 /// A bound socket. Nothing is accepted before [`SocketHandle::run`]; dropped, its file goes.
@@ -47,6 +49,7 @@ pub struct SocketHandle {
     metrics: Metrics,
     sockets: Arc<Mutex<Vec<Weak<Listing>>>>,
     cancel: CancellationToken,
+    leaving: CancellationToken,
 }
 
 /// What one socket does at the moment.
@@ -68,20 +71,22 @@ struct Listing {
 }
 
 impl Server {
-    /// A server without sockets.
-    pub fn new(config: Config, rotation: Handle, metrics: Metrics) -> Self {
+    /// A server without sockets. `leaving` is cancelled when the whole agent stops.
+    pub fn new(config: Config, rotation: Handle, metrics: Metrics, leaving: CancellationToken) -> Self {
         Self {
             config,
             rotation,
             metrics,
             sockets: Arc::default(),
+            leaving,
         }
     }
 
-    /// Binds a workload's socket. `cancel` closes it.
+    /// Binds a workload's socket. A fixed signer stands above what its clients wish. `cancel` closes it.
     pub fn serve(
         &self,
         workload: WorkloadUid,
+        signer: Option<SignerName>,
         spec: SocketSpec,
         cancel: CancellationToken,
     ) -> Result<SocketHandle, BindError> {
@@ -100,6 +105,7 @@ impl Server {
             connections: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
             workload,
+            signer,
         });
         let listing = Arc::new(Listing { socket, path });
         let mut sockets = self.sockets.lock();
@@ -115,6 +121,7 @@ impl Server {
             metrics,
             sockets,
             cancel,
+            leaving: self.leaving.clone(),
         })
     }
 
@@ -180,6 +187,10 @@ impl SocketHandle {
         let path = self.listing.path.display();
         let complaint = match self.file.look() {
             None => return,
+            Some(Found::Succeeded) => {
+                tracing::debug!(%workload, %path, "a successor serves newcomers, our streams stay until we stop");
+                return;
+            }
             Some(Found::Complaint(complaint)) => complaint,
             Some(Found::Gone(listener)) => match kept::registered(listener, self.file.path()) {
                 Ok(listener) => {
@@ -194,9 +205,23 @@ impl SocketHandle {
         tracing::error!(%workload, %path, error = complaint, "socket is not at its path");
     }
 
+    /// How long to wait before the streams end.
+    fn turn(&self) -> Duration {
+        if !self.leaving.is_cancelled() || !self.file.has_successor() {
+            // Nobody would serve meanwhile, or this workload alone is gone.
+            return Duration::ZERO;
+        }
+        let config = &self.listing.socket.config;
+        let sockets = u32::try_from(self.sockets.lock().len()).unwrap_or(u32::MAX);
+        let all = (config.handover_pace.saturating_mul(sockets)).min(config.drain_timeout / 2);
+        all.mul_f64(fastrand::f64())
+    }
+
     async fn drain(self) {
         let socket = Arc::clone(&self.listing.socket);
-        let limit = socket.config.drain_timeout;
+        let turn = self.turn();
+        sleep(turn).await;
+        let limit = socket.config.drain_timeout - turn;
         // Removes the file: nobody new comes.
         drop(self);
         socket.draining.cancel();

@@ -88,13 +88,14 @@ impl Session {
         let socket = connection.socket();
         let deframer = Deframer::new(socket.config.max_message, socket.budget.clone());
         let draining = Box::pin(socket.draining.clone().cancelled_owned());
+        let signer = socket.signer.clone();
         Self {
             connection,
             guard,
             incoming: Some(incoming),
             deframer,
             machine,
-            signer: None,
+            signer,
             node_id: Box::default(),
             watches: PerName::default(),
             sent_bundle: None,
@@ -217,8 +218,9 @@ impl Session {
 
     fn introduced(&mut self, introduction: Introduction) -> Result<(), Status> {
         self.node_id = introduction.node_id.into();
-        let signer = introduction.signer.as_deref().map(SignerName::from_str).transpose();
-        self.signer = signer.map_err(|error| Status::invalid_argument(format!("metadata CERT_SIGNER: {error}")))?;
+        let wish = introduction.signer.as_deref().map(SignerName::from_str).transpose();
+        let wish = wish.map_err(|error| Status::invalid_argument(format!("metadata CERT_SIGNER: {error}")))?;
+        self.signer = self.connection.socket().signer.clone().or(wish);
         Ok(())
     }
 

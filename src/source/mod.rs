@@ -30,8 +30,8 @@ pub enum Config {
 pub struct Workload {
     /// The source's own name for it, unique on the node; says nothing about identity.
     pub uid: Arc<str>,
-    /// Workloads with the same text here share one key and one certificate: sockets of one pod for the same signer and kind of
-    /// key. It is the name under which status and metrics show them. Mostly the uid.
+    /// Workloads with the same text here share, for each signer, one key and one certificate: sockets of one pod for the same kind
+    /// of key. It is the name under which status and metrics show them. Mostly the uid.
     pub shares: Arc<str>,
     /// The identity that the source derived.
     pub id: SpiffeId,
@@ -41,6 +41,8 @@ pub struct Workload {
     pub signer: Option<SignerName>,
     /// The kind of its keys.
     pub key_type: KeyType,
+    /// Whether an agent before us served it, so that its Envoys may come back with what they hold.
+    pub returning: bool,
     /// Where it reaches us.
     pub socket: Socket,
 }

@@ -2,6 +2,8 @@
 //!
 //! Owns what is known of the file: its inode, the mode of its folder, what was complained about already. Whoever listens
 //! calls [`KeptSocket::look`] now and then. Dropped, it removes the file if it is still ours, unless the spec leaves that to others.
+//! Where it is left to others, a living socket in its place is a successor's, which is how things should be: it is left alone
+//! for as long as it lives, and should it die first, the path is taken back.
 
 use std::io;
 use std::os::unix::net::UnixListener;
@@ -10,7 +12,7 @@ use std::path::Path;
 use super::file::{self, BindError, Inode, Sighting, SocketSpec};
 
 /// A socket of somebody else at our path is asked again whether it lives after so many looks.
-const LOOKS_PER_PROBE: u32 = 30;
+const LOOKS_PER_PROBE: u32 = 5;
 
 /// Our file, and how to put it back.
 #[derive(Debug)]
@@ -21,6 +23,8 @@ pub(crate) struct KeptSocket {
     /// Said once, not at each look.
     complaint: Option<String>,
     looks: u32,
+    /// Set while a successor's socket is at the path.
+    succeeded: bool,
 }
 
 /// What a look found to be wrong.
@@ -28,6 +32,8 @@ pub(crate) struct KeptSocket {
 pub(crate) enum Found {
     /// The file had to be put back; listen here from now on.
     Gone(UnixListener),
+    /// A successor has put its own in the place; said for the first time.
+    Succeeded,
     /// It could not be; said for the first time.
     Complaint(String),
 }
@@ -43,6 +49,7 @@ impl KeptSocket {
             folder_mode: file::folder_mode(&spec.path).filter(|_| spec.within.is_none()),
             complaint: None,
             looks: 0,
+            succeeded: false,
             spec,
         };
         Ok((listener, kept))
@@ -53,9 +60,21 @@ impl KeptSocket {
         &self.spec.path
     }
 
+    /// Whether a successor's living socket is at the path now.
+    pub(crate) fn has_successor(&self) -> bool {
+        self.spec.left
+            && file::sight(&self.spec.path, self.inode) == Sighting::OtherSocket
+            && !file::is_stale(&self.spec)
+    }
+
     /// Looks at the path, and does what can be done. `None`: all is well, or nothing is new.
     pub(crate) fn look(&mut self) -> Option<Found> {
-        match self.mend()? {
+        let before = self.succeeded;
+        let mended = self.mend();
+        if self.succeeded {
+            return (!before).then_some(Found::Succeeded);
+        }
+        match mended? {
             Ok(listener) => Some(Found::Gone(listener)),
             Err(complaint) if self.complaint.as_ref() == Some(&complaint) => None,
             Err(complaint) => {
@@ -68,7 +87,11 @@ impl KeptSocket {
     /// A new listener if the file had to be put back; a complaint if it could not be.
     fn mend(&mut self) -> Option<Result<UnixListener, String>> {
         let path = &self.spec.path;
-        match file::sight(path, self.inode) {
+        let sighting = file::sight(path, self.inode);
+        if sighting != Sighting::OtherSocket {
+            self.succeeded = false;
+        }
+        match sighting {
             Sighting::Ours => {
                 self.complaint = None;
                 self.looks = 0;
@@ -78,7 +101,8 @@ impl KeptSocket {
             Sighting::OtherSocket => {
                 self.looks += 1;
                 let probe = self.looks % LOOKS_PER_PROBE == 1;
-                if !probe || !file::is_stale(path) {
+                if !probe || !file::is_stale(&self.spec) {
+                    self.succeeded = self.spec.left;
                     return Some(Err("a socket of somebody else is there, it is left as it is".into()));
                 }
             }
@@ -98,6 +122,7 @@ impl KeptSocket {
         self.inode = inode;
         self.complaint = None;
         self.looks = 0;
+        self.succeeded = false;
         Ok(listener)
     }
 }

@@ -1,125 +1,14 @@
 //! Workloads that a kubelet brings, against the whole agent in this process.
 
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-use std::path::{Path, PathBuf};
 
-use ensign_agent::app;
-use ensign_agent::config::{self, Request};
 use ensign_testkit::fake_envoy::certificate;
 use ensign_testkit::fake_ra::RaOutcome;
-use ensign_testkit::metrics::{Metrics, get};
-use ensign_testkit::{FakeEnvoy, FakeRa, TestCa, eventually, patience};
-use tempfile::TempDir;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use ensign_testkit::{eventually, patience};
 use tonic::Code;
 
-use crate::kubelet::{Kubelet, Pod};
-
-/// Silence cannot be waited for as an event; what would come, comes in a fraction of this.
-const A_WHILE: std::time::Duration = std::time::Duration::from_secs(1);
-
-/// A node with a kubelet, on which agents start and stop.
-struct Node {
-    ra: FakeRa,
-    folder: TempDir,
-    kubelet: Kubelet,
-    agent: Option<Running>,
-}
-
-struct Running {
-    admin: std::net::SocketAddr,
-    stop: CancellationToken,
-    task: JoinHandle<anyhow::Result<()>>,
-}
-
-impl Node {
-    async fn start() -> Self {
-        let ra = FakeRa::start(TestCa::new("mesh")).await;
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("root.pem"), ra.serving_root_pem()).unwrap();
-        let kubelet = Kubelet::new(folder.path().join("kubelet"));
-        let mut node = Self {
-            ra,
-            folder,
-            kubelet,
-            agent: None,
-        };
-        node.resume().await;
-        node.kubelet.register().await;
-        node
-    }
-
-    async fn resume(&mut self) {
-        let path = |name: &str| self.folder.path().join(name).display().to_string();
-        let flags = [
-            "ensign-agent".to_owned(),
-            "--source=csi".to_owned(),
-            "--node-name=node1".to_owned(),
-            format!("--kubelet-dir={}", path("kubelet")),
-            format!("--state-dir={}", path("state")),
-            format!("--ca-addr=127.0.0.1:{}", self.ra.address().port()),
-            format!("--ca-root-ca={}", path("root.pem")),
-            "--admin-addr=127.0.0.1:0".to_owned(),
-            "--status-addr=127.0.0.1:0".to_owned(),
-            "--fetch-floor=0s".to_owned(),
-        ];
-        let Request::Run(config) = config::load(flags).unwrap() else {
-            panic!("printing was not asked for")
-        };
-        let bound = app::bind(*config).await.unwrap();
-        self.agent = Some(Running {
-            admin: bound.admin,
-            stop: bound.stop_token(),
-            task: tokio::spawn(bound.run(None)),
-        });
-    }
-
-    async fn pause(&mut self) {
-        let running = self.agent.take().unwrap();
-        running.stop.cancel();
-        running.task.await.unwrap().unwrap();
-    }
-
-    fn admin(&self) -> std::net::SocketAddr {
-        self.agent.as_ref().unwrap().admin
-    }
-
-    async fn metrics(&self) -> Metrics {
-        Metrics::scrape(self.admin()).await.unwrap()
-    }
-
-    async fn ready(&self) -> (u16, String) {
-        let answer = get(self.admin(), "/readyz", None).await.unwrap();
-        (answer.status, answer.body)
-    }
-
-    fn socket(&self, pod: &Pod) -> PathBuf {
-        self.kubelet.mount(pod).join("ensign.sock")
-    }
-
-    /// A certificate chain, as the pod's Envoy gets it.
-    async fn certificate(&self, pod: &Pod) -> String {
-        let mut stream = envoy(&self.socket(pod)).await.subscribe(&["default"]).await;
-        certificate(&stream.next_secret(patience()).await).unwrap().0
-    }
-
-    fn state(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("state/csi.json")).unwrap()
-    }
-}
-
-/// Connects although the path may be longer than an address, as a pod does with its short path.
-async fn envoy(path: &Path) -> FakeEnvoy {
-    let folder = std::fs::File::open(path.parent().unwrap()).unwrap();
-    let name = path.file_name().unwrap().to_str().unwrap();
-    let through = format!("/proc/self/fd/{}/{name}", std::os::fd::AsRawFd::as_raw_fd(&folder));
-    eventually("the socket", async || FakeEnvoy::connect(&through).await).await
-}
-
-fn id(account: &str) -> String {
-    format!("spiffe://cluster.local/ns/foo/sa/{account}")
-}
+use crate::csi_node::{A_WHILE, Node, envoy, id};
+use crate::kubelet::Pod;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_published_volume_is_a_socket_that_answers_and_an_unpublished_one_is_nothing() {
@@ -148,6 +37,29 @@ async fn a_published_volume_is_a_socket_that_answers_and_an_unpublished_one_is_n
     );
     assert_eq!(metrics.sum("ensign_agent_csi_volumes", &[]), Some(0.0));
     node.kubelet.unpublish(&pod).await.unwrap();
+}
+
+/// `serviceAccountTokenInSecrets` of the CSIDriver (KEP-5538, Kubernetes 1.35).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_among_the_secrets_is_the_pods_token_all_the_same() {
+    let mut node = Node::start().await;
+    node.kubelet.tokens_in_secrets = true;
+    let pod = Pod::new("httpbin");
+    node.kubelet.publish(&pod).await.unwrap();
+    node.certificate(&pod).await;
+    let asked = || node.ra.requests_of(&id("httpbin"));
+    assert_eq!(asked()[0].authorization.as_deref(), Some("Bearer token.of.httpbin"));
+    assert!(!node.state().contains("token.of"));
+    // A cluster that is upgraded sends the other form from then on.
+    node.kubelet.tokens_in_secrets = false;
+    node.kubelet.publish(&pod).await.unwrap();
+    node.kubelet.unpublish(&pod).await.unwrap();
+    node.kubelet
+        .publish(&pod.clone().with_token("another.tok.en"))
+        .await
+        .unwrap();
+    node.certificate(&pod).await;
+    assert_eq!(asked()[1].authorization.as_deref(), Some("Bearer another.tok.en"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -183,6 +95,43 @@ async fn volumes_of_one_pod_share_one_certificate_and_the_last_takes_it_along() 
     node.kubelet.publish(&first).await.unwrap();
     node.certificate(&first).await;
     assert_eq!(node.ra.requests_of(&id("httpbin")).len(), 2, "a new life, a new key");
+}
+
+/// One key and one request for each pod, signer and kind of key, however its sockets come to the signer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signer_that_a_volume_names_and_one_that_an_envoy_wishes_are_the_same() {
+    let node = Node::start().await;
+    let fixed = Pod::new("httpbin").with("signer", "foo");
+    let open = Pod {
+        volume: "second".to_owned(),
+        ..Pod::new("httpbin")
+    };
+    for pod in [&fixed, &open] {
+        node.kubelet.publish(pod).await.unwrap();
+    }
+    let of = async |pod: &Pod, wish: &str| {
+        let envoy = envoy(&node.socket(pod)).await.with_cert_signer(wish);
+        let mut stream = envoy.subscribe(&["default"]).await;
+        certificate(&stream.next_secret(patience()).await).unwrap().0
+    };
+    // What the volume names stands above a wish.
+    let held = of(&fixed, "bar").await;
+    assert_eq!(of(&open, "foo").await, held);
+    let signers = || {
+        let requests = node.ra.requests_of(&id("httpbin"));
+        let signers: Vec<_> = requests.into_iter().map(|request| request.cert_signer).collect();
+        signers
+    };
+    assert_eq!(signers(), [Some("foo".to_owned())]);
+    assert_ne!(of(&open, "bar").await, held);
+    // The volume that named it goes: whoever still uses it keeps it.
+    let envoy = envoy(&node.socket(&open)).await.with_cert_signer("foo");
+    let mut stream = envoy.subscribe(&["default"]).await;
+    assert_eq!(certificate(&stream.next_secret(patience()).await).unwrap().0, held);
+    node.kubelet.unpublish(&fixed).await.unwrap();
+    stream.expect_silence(A_WHILE).await;
+    assert_eq!(of(&open, "foo").await, held);
+    assert_eq!(signers().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

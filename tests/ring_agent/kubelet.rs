@@ -20,7 +20,13 @@ use tonic::transport::{Channel, Endpoint};
 #[derive(Clone, Debug)]
 pub(crate) struct Kubelet {
     pub(crate) folder: PathBuf,
+    /// Whether tokens come with the secrets instead of the volume's context.
+    pub(crate) tokens_in_secrets: bool,
 }
+
+/// Connections that kubelet has made already; whoever is behind them gets the call.
+#[derive(Clone, Debug)]
+pub(crate) struct Dialled(Channel);
 
 /// A pod with one volume of ours.
 #[derive(Clone, Debug)]
@@ -49,6 +55,11 @@ impl Pod {
         self.attributes.insert(attribute.to_owned(), value.to_owned());
         self
     }
+
+    pub(crate) fn with_token(mut self, token: &str) -> Self {
+        token.clone_into(&mut self.token);
+        self
+    }
 }
 
 impl Kubelet {
@@ -57,7 +68,10 @@ impl Kubelet {
         for inner in ["pods", "plugins/csi.ensign.mesh", "plugins_registry"] {
             std::fs::create_dir_all(folder.join(inner)).unwrap();
         }
-        Self { folder }
+        Self {
+            folder,
+            tokens_in_secrets: false,
+        }
     }
 
     /// Where the pod's volume is mounted from.
@@ -125,6 +139,10 @@ impl Kubelet {
         ];
         let mut volume_context = pod.attributes.clone();
         volume_context.extend(kubelets.map(|(key, value)| (key.to_owned(), value)));
+        let mut secrets = HashMap::new();
+        if self.tokens_in_secrets {
+            secrets.extend(volume_context.remove_entry("csi.storage.k8s.io/serviceAccount.tokens"));
+        }
         NodePublishVolumeRequest {
             volume_id: format!("csi-{}", pod.uid),
             target_path: self.mount(pod).to_str().unwrap().to_owned(),
@@ -132,25 +150,42 @@ impl Kubelet {
                 access_type: Some(AccessType::Mount(MountVolume::default())),
             }),
             readonly: true,
-            secrets: HashMap::new(),
+            secrets,
             volume_context,
         }
     }
 
+    /// Dials the driver, for a call later on.
+    pub(crate) async fn dial(&self) -> Dialled {
+        Dialled(self.driver().await)
+    }
+
     /// NodePublishVolume, after the volume's folder is made as kubelet does.
     pub(crate) async fn publish(&self, pod: &Pod) -> Result<(), Status> {
+        self.publish_over(self.dial().await, pod).await
+    }
+
+    pub(crate) async fn publish_over(&self, Dialled(channel): Dialled, pod: &Pod) -> Result<(), Status> {
         std::fs::create_dir_all(self.mount(pod).parent().unwrap()).unwrap();
-        let mut client = NodeClient::new(self.driver().await);
+        let mut client = NodeClient::new(channel);
         client.node_publish_volume(self.request(pod)).await.map(|_| ())
     }
 
     pub(crate) async fn unpublish(&self, pod: &Pod) -> Result<(), Status> {
-        let mut client = NodeClient::new(self.driver().await);
+        self.unpublish_over(self.dial().await, pod).await
+    }
+
+    pub(crate) async fn unpublish_over(&self, Dialled(channel): Dialled, pod: &Pod) -> Result<(), Status> {
+        let mut client = NodeClient::new(channel);
         let request = NodeUnpublishVolumeRequest {
             volume_id: format!("csi-{}", pod.uid),
             target_path: self.mount(pod).to_str().unwrap().to_owned(),
         };
-        client.node_unpublish_volume(request).await.map(|_| ())
+        client.node_unpublish_volume(request).await?;
+        // What it made for the volume itself.
+        let made = std::fs::remove_dir(self.mount(pod).parent().unwrap());
+        assert!(made.is_ok() || made.unwrap_err().kind() == std::io::ErrorKind::NotFound);
+        Ok(())
     }
 
     async fn driver(&self) -> Channel {

@@ -18,7 +18,7 @@ use kube::api::{DeleteParams, ListParams, PostParams};
 use serde_json::{Value, json};
 
 /// Where the agents run.
-const PLACE: &str = "ensign-node";
+pub(crate) const PLACE: &str = "ensign-node";
 
 pub(crate) struct Mesh {
     pub(crate) cluster: Cluster,
@@ -105,12 +105,17 @@ impl Mesh {
 
     /// The agent's series.
     pub(crate) async fn metrics(&self) -> anyhow::Result<Metrics> {
+        Metrics::scrape(SocketAddr::new(self.agent_address().await?, 9402)).await
+    }
+
+    /// The address of the agent's pod.
+    pub(crate) async fn agent_address(&self) -> anyhow::Result<IpAddr> {
         let pod = self.agent_ready().await?;
         let ip = pod
             .status
             .and_then(|status| status.pod_ip)
             .context("the agent has no address")?;
-        Metrics::scrape(SocketAddr::new(ip.parse::<IpAddr>()?, 9402)).await
+        Ok(ip.parse()?)
     }
 
     /// Makes a pod of the guest with a volume of ours, as strict as Pod Security knows.
@@ -151,6 +156,11 @@ impl Mesh {
     /// The same, and waits until it runs.
     pub(crate) async fn pod(&self, namespace: &str, name: &str, attributes: Value) -> anyhow::Result<Pod> {
         self.create(namespace, name, attributes).await?;
+        self.running(namespace, name).await
+    }
+
+    /// Waits until a pod runs.
+    pub(crate) async fn running(&self, namespace: &str, name: &str) -> anyhow::Result<Pod> {
         let pods = Api::<Pod>::namespaced(self.cluster.admin(), namespace);
         until(&format!("pod {name} to run"), PATIENCE * 2, async || {
             let pod = pods.get(name).await?;

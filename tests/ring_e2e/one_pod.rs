@@ -1,11 +1,13 @@
 //! One kubelet, one pod, one socket, one certificate; then the agent's death, then the pod's.
 
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use ensign_testbed::wait::{PATIENCE, until};
 use ensign_testkit::fake_envoy::certificate;
+use ensign_testkit::metrics::get;
 use ensign_testkit::patience;
 use serde_json::json;
 
@@ -62,6 +64,14 @@ async fn a_pod_lives_through_the_death_of_its_agent_and_leaves_nothing() -> anyh
     ensure!(status.trim() == "CapEff:\t0000000000000000", "{status}");
     let metrics = mesh.metrics().await?;
     ensure!(metrics.sum("ensign_agent_fence", &[]) == Some(1.0), "no fence");
+    // Names of workloads are for people on the node.
+    let address = mesh.agent_address().await?;
+    for (path, expected) in [("/healthz", 200), ("/readyz", 200), ("/status", 404), ("/", 404)] {
+        let answer = get(SocketAddr::new(address, 9402), path, None).await?;
+        ensure!(answer.status == expected, "{path} is answered with {}", answer.status);
+    }
+    let elsewhere = get(SocketAddr::new(address, 9403), "/status", None).await;
+    ensure!(elsewhere.is_err(), "the status is served to other pods");
 
     // Killed: kubelet starts it again, the folder is the same, the certificate in use costs nothing, a newcomer gets one.
     let folder = std::fs::metadata(mesh.mount(&pod)?)?.ino();

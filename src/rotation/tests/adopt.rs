@@ -63,6 +63,57 @@ async fn a_held_certificate_costs_nothing_until_its_renewal_is_due() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn beside_an_older_agent_nothing_is_fetched_for_what_returns_until_it_is_gone() {
+    let before = Node::start(config());
+    let mut fixed = workload("web");
+    fixed.signers = [Some("foo".parse().unwrap())].into();
+    before.handle.add(fixed.clone());
+    let signer = fixed.signers.first().cloned().flatten();
+    let mut stream = before
+        .handle
+        .subscribe(&fixed.uid, signer.clone(), Held::Nothing)
+        .unwrap();
+    stream.changed().await.unwrap();
+    let version = stream.state().certificate.unwrap().version.clone();
+
+    let node = before.restart(config());
+    node.handle.beside_another();
+    fixed.returning = true;
+    let (held, unused) = (fixed.clone(), {
+        let mut other = workload("unused");
+        other.signers.clone_from(&fixed.signers);
+        other.returning = true;
+        other
+    });
+    for workload in [&held, &unused] {
+        node.handle.add(workload.clone());
+    }
+    for _ in 0..10 {
+        // Kubelet brings tokens.
+        pass(60).await;
+        node.handle.change(held.clone());
+    }
+    let count = node.sign.count();
+    // What is new is fetched at once, and whoever asks gets an answer.
+    let mut new = workload("new");
+    new.signers.clone_from(&fixed.signers);
+    node.handle.add(new);
+    let mut asks = node.handle.subscribe(&node.add("asks"), None, Held::Nothing).unwrap();
+    asks.changed().await.unwrap();
+    assert_eq!(node.sign.count(), count + 2, "for these two alone");
+
+    node.handle.alone();
+    pass(40).await;
+    let _back = node
+        .handle
+        .subscribe(&held.uid, signer, Held::Certificate(version))
+        .unwrap();
+    pass(60).await;
+    assert_eq!(node.sign.count(), count + 3, "the one to which nobody came back");
+    assert_eq!(node.handle.snapshot().iter().filter(|entry| entry.adopted).count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_fresh_envoy_beside_an_adopted_one_costs_one_request() {
     let before = Node::start(config());
     let (certificate, bundle) = held(&before).await;
@@ -104,9 +155,13 @@ async fn a_held_bundle_whose_sibling_does_not_come_leads_to_one_issue() {
 async fn a_warm_up_waits_for_a_reconnecting_envoy() {
     let before = Node::start(config());
     let mut fixed = workload("web");
-    fixed.fixed_signer = Some("foo".parse().unwrap());
+    fixed.signers = [Some("foo".parse().unwrap())].into();
     before.handle.add(fixed.clone());
-    let mut stream = before.handle.subscribe(&fixed.uid, None, Held::Nothing).unwrap();
+    let signer = fixed.signers.first().cloned().flatten();
+    let mut stream = before
+        .handle
+        .subscribe(&fixed.uid, signer.clone(), Held::Nothing)
+        .unwrap();
     stream.changed().await.unwrap();
     let version = stream.state().certificate.unwrap().version.clone();
     let node = before.restart(config());
@@ -114,7 +169,7 @@ async fn a_warm_up_waits_for_a_reconnecting_envoy() {
     pass(30).await;
     let _stream = node
         .handle
-        .subscribe(&fixed.uid, None, Held::Certificate(version))
+        .subscribe(&fixed.uid, signer, Held::Certificate(version))
         .unwrap();
     pass(HOUR).await;
     assert_eq!(node.sign.of("web").len(), 1, "no wave of requests after a restart");
@@ -183,7 +238,7 @@ async fn a_workload_that_comes_after_the_start_is_warmed_up_at_once() {
     let node = Node::start(config());
     pass(1).await;
     let mut fixed = workload("web");
-    fixed.fixed_signer = Some("foo".parse().unwrap());
+    fixed.signers = [Some("foo".parse().unwrap())].into();
     node.handle.add(fixed);
     pass(1).await;
     assert_eq!(

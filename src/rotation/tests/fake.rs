@@ -288,8 +288,9 @@ pub(crate) fn workload(account: &str) -> Workload {
         uid: WorkloadUid::new(&format!("test/{account}")),
         id,
         token: Arc::new(NoToken),
-        fixed_signer: None,
+        signers: [None].into(),
         key_type: KeyType::P256,
+        returning: false,
     }
 }
 

@@ -110,38 +110,60 @@ async fn signers_per_workload_are_bounded_and_forgotten_after_a_while() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fixed_signer_stands_above_a_wish_and_is_warmed_up() {
+async fn a_fixed_signer_is_warmed_up_and_shared_with_whoever_wishes_it() {
     let node = Node::start(RotationConfig {
         default_signer: Some(signer("bar")),
         ..config()
     });
     pass(60).await; // beyond the time in which an Envoy may come back with a certificate
     let mut fixed = workload("web");
-    fixed.fixed_signer = Some(signer("foo"));
+    fixed.signers = [Some(signer("foo"))].into();
     node.handle.add(fixed.clone());
     node.add("plain");
     pass(1).await;
-    let mut signers: Vec<_> = node
-        .sign
-        .seen
-        .lock()
-        .iter()
-        .map(|seen| seen.signer.clone().unwrap())
-        .collect();
-    signers.sort();
-    assert_eq!(signers, [signer("bar"), signer("foo")]);
+    let asked = || {
+        let seen = node.sign.seen.lock();
+        let mut signers: Vec<_> = seen.iter().map(|seen| seen.signer.clone().unwrap()).collect();
+        signers.sort();
+        signers
+    };
+    assert_eq!(asked(), [signer("bar"), signer("foo")]);
     let stream = node
         .handle
-        .subscribe(&fixed.uid, Some(signer("bar")), Held::Nothing)
+        .subscribe(&fixed.uid, Some(signer("foo")), Held::Nothing)
         .unwrap();
     assert!(stream.state().certificate.is_some(), "warmed up");
-    drop(stream);
+    // Another socket of it leaves the signer to its client, which wishes the same.
+    let mut both = fixed.clone();
+    both.signers.insert(None);
+    node.handle.change(both.clone());
+    pass(1).await;
+    assert_eq!(asked().len(), 3, "what it gets without a wish is warmed up, too");
+    let wish = node
+        .handle
+        .subscribe(&fixed.uid, Some(signer("foo")), Held::Nothing)
+        .unwrap();
+    assert!(wish.state().certificate.is_some(), "one certificate for both");
+    drop((stream, wish));
     pass(3600).await;
     assert_eq!(
         node.handle.snapshot().len(),
-        2,
+        3,
         "warmed entries stay without subscribers"
     );
+
+    // A socket less: what is fixed nowhere any more is forgotten, what no socket leads to goes at once.
+    both.signers = [None].into();
+    node.handle.change(both);
+    pass(120).await;
+    assert_eq!(node.handle.snapshot().len(), 2);
+    fixed.signers = [Some(signer("baz"))].into();
+    node.handle.change(fixed);
+    let left = node.handle.snapshot();
+    assert_eq!(left.len(), 2);
+    assert_eq!(left[1].signer, Some(signer("baz")));
+    pass(60).await;
+    assert_eq!(asked().len(), 4);
 }
 
 #[tokio::test(start_paused = true)]
@@ -154,7 +176,7 @@ async fn a_waiting_envoy_overtakes_warm_ups() {
     pass(60).await;
     for number in 0..20 {
         let mut warm = workload(&format!("warm-{number}"));
-        warm.fixed_signer = Some(signer("foo"));
+        warm.signers = [Some(signer("foo"))].into();
         node.handle.add(warm);
     }
     let uid = node.add("web");

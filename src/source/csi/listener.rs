@@ -1,6 +1,7 @@
 //! A socket that kubelet calls: kept at its path, its connections handed to the gRPC server.
 //!
-//! Only kubelet's user may connect (0600). Kubelet names the registration socket's path as its `:authority` (it dials
+//! Only kubelet's user may connect (0600). A successor takes the path over while we live: then kubelet calls it, and what it
+//! asked us before is still answered. Kubelet names the registration socket's path as its `:authority` (it dials
 //! without one of its own; seen in 1.34), which the HTTP/2 library alone would refuse.
 
 use std::io;
@@ -85,6 +86,10 @@ impl Listener {
     fn look(&mut self) {
         let complaint = match self.kept.look() {
             None => return,
+            Some(Found::Succeeded) => {
+                tracing::info!(path = %self.kept.path().display(), "kubelet calls our successor from now on");
+                return;
+            }
             Some(Found::Complaint(complaint)) => complaint,
             Some(Found::Gone(listener)) => match kept::registered(listener, self.kept.path()) {
                 Ok(listener) => {

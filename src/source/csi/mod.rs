@@ -8,17 +8,23 @@
 //! carries it out: [`target`] knows the folder, [`request`] reads what kubelet wrote, [`token`] keeps the pod's token, [`table`]
 //! knows what is published, [`state`] tells it to a successor. Each mistake is a [`refusal`] with cause and fix.
 //! [`fence`] keeps the whole process out of the pods' files. SDS and the sockets' life are others'.
+//!
+//! While a node is upgraded, two agents live there. The younger one reads the state, binds all sockets over the older one's,
+//! then kubelet's two; it waits for the older one's end and reads the state again. If it cannot bind them all, it leaves kubelet
+//! to the older one. That one serves on until it is told to stop, and takes everything back if the younger one dies first.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ensign_daemon::readiness::Gate;
 use ensign_pki::{KeyType, SharedClock, TrustDomain};
 use ensign_proto::csi::v1::identity_server::IdentityServer;
 use ensign_proto::csi::v1::node_server::NodeServer;
 use ensign_proto::pluginregistration::registration_server::RegistrationServer;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
 
 use super::{Notices, Workload};
@@ -76,12 +82,14 @@ pub struct Parts {
     pub fence: Fence,
     /// The time.
     pub clock: SharedClock,
-    /// Where calls are carried to their end.
-    pub tasks: TaskTracker,
     /// The source's series.
     pub metrics: Metrics,
+    /// Opened when all sockets of the state are bound.
+    pub sockets: Gate,
     /// Opened when kubelet has registered the driver.
     pub registered: Gate,
+    /// Cancelled when no older agent serves on this node, or no more.
+    pub alone: CancellationToken,
 }
 
 /// The driver before kubelet can see it.
@@ -90,14 +98,27 @@ pub struct Opened {
     driver: Driver,
     registrar: Registrar,
     writer: state::Writer,
+    places: Places,
+    sockets: Gate,
+    alone: CancellationToken,
+}
+
+/// Where kubelet calls us.
+#[derive(Debug)]
+struct Places {
     endpoint: PathBuf,
     registry: PathBuf,
 }
 
-/// The driver with its sockets bound.
+/// The driver with its sockets bound, unless it leaves them to an older agent for now.
 #[derive(Debug)]
 pub struct Source {
     opened: Opened,
+    listeners: Option<Listeners>,
+}
+
+#[derive(Debug)]
+struct Listeners {
     csi: Listener,
     registration: Listener,
 }
@@ -116,9 +137,10 @@ pub fn open(config: Config, parts: Parts) -> Result<(Vec<Workload>, Opened), Sta
     let Parts {
         fence,
         clock,
-        tasks,
         metrics,
+        sockets,
         registered,
+        alone,
     } = parts;
     metrics.fence.set(i64::from(fence != Fence::None));
     match fence {
@@ -129,26 +151,32 @@ pub fn open(config: Config, parts: Parts) -> Result<(Vec<Workload>, Opened), Sta
         ),
     }
     let state = State::open(&config)?;
-    let saved = state.load(&config);
+    if !state.is_anothers() {
+        alone.cancel();
+    }
+    let saved = state.load();
     let (saver, writer) = state.writer();
-    let endpoint = config.kubelet_dir.join("plugins").join(DRIVER).join("csi.sock");
-    let registry = config
-        .kubelet_dir
-        .join("plugins_registry")
-        .join(format!("{DRIVER}-reg.sock"));
+    let places = Places {
+        endpoint: config.kubelet_dir.join("plugins").join(DRIVER).join("csi.sock"),
+        registry: config
+            .kubelet_dir
+            .join("plugins_registry")
+            .join(format!("{DRIVER}-reg.sock")),
+    };
     registered.shut(format!(
         "kubelet has not registered the driver yet; it looks for {}",
-        registry.display()
+        places.registry.display()
     ));
     let node_name = config.node_name.clone();
-    let volumes = Arc::new(Volumes::new(config, clock, saver, metrics.clone(), tasks));
+    let volumes = Arc::new(Volumes::new(config, clock, saver, metrics.clone()));
     let workloads = volumes.restore(saved);
     let opened = Opened {
         driver: Driver { volumes, node_name },
-        registrar: Registrar::new(endpoint.clone(), registered, metrics),
+        registrar: Registrar::new(places.endpoint.clone(), registered, metrics),
         writer,
-        endpoint,
-        registry,
+        places,
+        sockets,
+        alone,
     };
     Ok((workloads, opened))
 }
@@ -156,8 +184,35 @@ pub fn open(config: Config, parts: Parts) -> Result<(Vec<Workload>, Opened), Sta
 // === impl Opened ===
 
 impl Opened {
-    /// Binds both sockets, the one that kubelet looks for last: from then on calls may come.
-    pub fn listen(self) -> Result<Source, ListenError> {
+    /// Binds both sockets, the one that kubelet looks for last: from then on calls may come. `unbound` are the workloads whose
+    /// sockets could not be bound; as long as an older agent serves those, kubelet's sockets are left to it.
+    pub fn listen(self, unbound: &HashSet<Arc<str>>) -> Result<Source, ListenError> {
+        self.driver.volumes.restored(unbound);
+        if unbound.is_empty() {
+            self.sockets.open();
+        } else {
+            self.sockets.shut(still_to_bind(unbound.len()));
+        }
+        let listeners = if unbound.is_empty() || self.alone.is_cancelled() {
+            Some(self.places.listen()?)
+        } else {
+            tracing::warn!(
+                unbound = unbound.len(),
+                "not all sockets of the older agent could be taken over, kubelet's are left to it"
+            );
+            None
+        };
+        Ok(Source {
+            opened: self,
+            listeners,
+        })
+    }
+}
+
+// === impl Places ===
+
+impl Places {
+    fn listen(&self) -> Result<Listeners, ListenError> {
         let bind = |path: &PathBuf| {
             Listener::bind(path.clone()).map_err(|source| ListenError {
                 folder: path.parent().unwrap_or(path).to_owned(),
@@ -166,28 +221,42 @@ impl Opened {
         };
         let csi = bind(&self.endpoint)?;
         let registration = bind(&self.registry)?;
-        Ok(Source {
-            opened: self,
-            csi,
-            registration,
-        })
+        Ok(Listeners { csi, registration })
     }
 }
 
 // === impl Source ===
 
 impl Source {
-    /// Answers kubelet until `stop`.
+    /// Answers kubelet until `stop`; then carries to its end what kubelet asked, and lets the state go.
     pub async fn run(self, notices: Notices, stop: CancellationToken) -> anyhow::Result<()> {
         let Opened {
             driver,
             registrar,
-            writer,
-            ..
+            mut writer,
+            places,
+            sockets,
+            alone,
         } = self.opened;
-        driver.volumes.connect(notices);
-        let (calls, accept_calls) = self.csi.connections(stop.clone());
-        let (lookups, accept_lookups) = self.registration.connections(stop.clone());
+        let volumes = Arc::clone(&driver.volumes);
+        volumes.connect(notices);
+        let listeners = if let Some(listeners) = self.listeners {
+            listeners
+        } else {
+            let wait = async {
+                tokio::select! {
+                    () = bind_the_rest(&volumes, &sockets) => {}
+                    () = writer.alone() => {}
+                }
+            };
+            if stop.run_until_cancelled(wait).await.is_none() {
+                return Ok(());
+            }
+            places.listen()?
+        };
+        let Listeners { csi, registration } = listeners;
+        let (calls, accept_calls) = csi.connections(stop.clone());
+        let (lookups, accept_lookups) = registration.connections(stop.clone());
         let csi = Server::builder()
             .add_service(IdentityServer::new(driver.clone()))
             .add_service(NodeServer::new(driver))
@@ -195,13 +264,54 @@ impl Source {
         let registration = Server::builder()
             .add_service(RegistrationServer::new(registrar))
             .serve_with_incoming_shutdown(lookups, stop.clone().cancelled_owned());
-        let (csi, registration, (), (), ()) =
-            tokio::join!(csi, registration, accept_calls, accept_lookups, writer.run(stop));
+        let answered = CancellationToken::new();
+        let serving = async {
+            let served = tokio::join!(csi, registration, accept_calls, accept_lookups);
+            volumes.calls_ended().await;
+            answered.cancel();
+            served
+        };
+        let inherit = async |saved| {
+            let revision = volumes.inherit(saved).await;
+            alone.cancel();
+            revision
+        };
+        let beside = async {
+            let work = async { tokio::join!(bind_the_rest(&volumes, &sockets), let_go(&volumes)) };
+            stop.run_until_cancelled(work).await
+        };
+        let ((csi, registration, (), ()), (), _) = tokio::join!(serving, writer.run(inherit, answered.clone()), beside);
         csi?;
         registration?;
         Ok(())
     }
 }
 
+/// Tries on until all sockets that were there at our start are bound.
+async fn bind_the_rest(volumes: &Volumes, sockets: &Gate) {
+    loop {
+        let left = volumes.bind_the_rest().await;
+        if left == 0 {
+            return sockets.open();
+        }
+        sockets.shut(still_to_bind(left));
+        sleep(BIND_AGAIN).await;
+    }
+}
+
+/// For as long as kubelet may call another agent, too.
+async fn let_go(volumes: &Volumes) {
+    loop {
+        sleep(LET_GO).await;
+        volumes.let_go_of_unpublished().await;
+    }
+}
+
+fn still_to_bind(count: usize) -> String {
+    format!("{count} sockets of pods are not bound yet; the log says for each what is in the way")
+}
+
 const METHOD_PUBLISH: &str = "NodePublishVolume";
 const METHOD_UNPUBLISH: &str = "NodeUnpublishVolume";
+const BIND_AGAIN: Duration = Duration::from_secs(1);
+const LET_GO: Duration = Duration::from_secs(5);

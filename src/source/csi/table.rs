@@ -23,10 +23,12 @@ pub(super) const MOST_PER_POD: usize = 4;
 pub(super) struct Published {
     pub(super) volume: Volume,
     pub(super) token: Arc<PodToken>,
-    /// The inode that containers hold; none if it was not seen yet.
+    /// The inode that containers hold; none if something else removed it while no agent ran.
     pub(super) folder: Option<u64>,
     /// Whether its socket was bound by this process.
     pub(super) bound: bool,
+    /// Whether an agent before us published it, so that Envoys may come back with what they hold.
+    pub(super) returning: bool,
 }
 
 /// What [`Table::begin`] found.
@@ -142,11 +144,29 @@ impl Table {
                     token,
                     folder,
                     bound: false,
+                    returning: true,
                 };
                 self.put(target, published.clone());
                 Some(published)
             }
             Ok(Begun::Again(_)) | Err(_) => None,
+        }
+    }
+
+    /// What is published and fits.
+    pub(super) fn published(&self, fits: impl Fn(&Published) -> bool) -> Vec<Target> {
+        let inner = self.inner.lock();
+        let found = inner.slots.iter().filter(|(_, slot)| match slot {
+            Slot::Busy => false,
+            Slot::Published(published) => fits(published),
+        });
+        found.map(|(target, _)| target.clone()).collect()
+    }
+
+    /// Whether the socket of a published volume is bound.
+    pub(super) fn set_bound(&self, target: &Target, bound: bool) {
+        if let Some(Slot::Published(published)) = self.inner.lock().slots.get_mut(target) {
+            published.bound = bound;
         }
     }
 

@@ -133,6 +133,8 @@ impl Entry {
             token: Arc::new(FileToken::new(&self.token_file)),
             signer: self.signer.clone(),
             key_type: self.key_type,
+            // Those that are there at our start count as such anyway.
+            returning: false,
             socket: self.socket.clone(),
         }
     }

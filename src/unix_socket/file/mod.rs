@@ -2,7 +2,8 @@
 //!
 //! Promises that nobody can connect before mode and owner are set (it does not listen yet), that a
 //! symlink or anything that is no socket at the path is refused and left as it is, and that paths beyond the 107
-//! bytes of a socket address work. A socket at the path is replaced at start, live or not: it belongs to our predecessor.
+//! bytes of a socket address work. A socket at the path is replaced at start, live or not: it belongs to our predecessor,
+//! which may serve on beside us and may bind at the same moment; neither of the two takes the other's file for its own.
 //! All calls are single system calls on a local file system, so none is worth a thread of its own.
 
 use std::ffi::{OsStr, OsString};
@@ -13,7 +14,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use ensign_pki::crypto;
-use rustix::fs::{self, AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{self, AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, Uid};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -24,6 +25,9 @@ const LONGEST_ADDRESS: usize = 107;
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 128;
+
+/// A temporary name is in use for microseconds.
+const LEFTOVER_SECONDS: i64 = 60;
 
 /// Where a socket is to be and who may use it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,7 +160,7 @@ pub(crate) fn bind(spec: &SocketSpec) -> Result<(UnixListener, Inode), BindError
     })?;
     refuse_other_files(&folder, name, path)?;
 
-    let temporary = temporary_name(name);
+    let temporary = temporary_name(name, path)?;
     let failed = |step: &'static str| {
         move |errno: Errno| BindError::System {
             step,
@@ -164,19 +168,21 @@ pub(crate) fn bind(spec: &SocketSpec) -> Result<(UnixListener, Inode), BindError
             source: errno.into(),
         }
     };
-    remove_leftover(&folder, &temporary);
     let listener = listener_at(&folder, folder_path, &temporary, path)?;
     let placed = place(&folder, &temporary, name, spec)
         .and_then(|()| net::listen(&listener, BACKLOG).map_err(failed("listening")))
         .and_then(|()| fs::statat(&folder, &temporary, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("reading back")))
         .and_then(|stat| {
             fs::renameat(&folder, &temporary, &folder, name).map_err(failed("renaming into place"))?;
-            Ok(Inode::of(&stat))
+            Ok(stat)
         });
     match placed {
-        Ok(inode) => Ok((UnixListener::from(listener), inode)),
+        Ok(stat) => {
+            remove_leftovers(&folder, name, &stat);
+            Ok((UnixListener::from(listener), Inode::of(&stat)))
+        }
         Err(error) => {
-            remove_leftover(&folder, &temporary);
+            unlink_quietly(&folder, &temporary);
             Err(error)
         }
     }
@@ -194,11 +200,30 @@ pub(crate) fn sight(path: &Path, ours: Inode) -> Sighting {
 }
 
 /// Removes the socket if it is still ours.
+///
+/// A successor may rename its own over it at any moment. So the file is moved out of the way first and looked at there; what
+/// turns out to be the successor's goes back.
 pub(crate) fn remove(path: &Path, ours: Inode) {
     if sight(path, ours) == Sighting::Ours
-        && let Err(errno) = fs::unlink(path)
+        && let Err(error) = remove_what_is(path, ours)
     {
-        tracing::warn!(path = %path.display(), error = %io::Error::from(errno), "socket file was not removed");
+        tracing::warn!(path = %path.display(), error = %error, "socket file was not removed");
+    }
+}
+
+fn remove_what_is(path: &Path, ours: Inode) -> io::Result<()> {
+    let (folder_path, name) = split(path).map_err(io::Error::other)?;
+    let folder = open_folder(folder_path, None)?;
+    let aside = temporary_name(name, path).map_err(io::Error::other)?;
+    fs::renameat(&folder, name, &folder, &aside)?;
+    let stat = fs::statat(&folder, &aside, AtFlags::SYMLINK_NOFOLLOW)?;
+    if Inode::of(&stat) == ours {
+        return Ok(fs::unlinkat(&folder, &aside, AtFlags::empty())?);
+    }
+    match fs::renameat_with(&folder, &aside, &folder, name, RenameFlags::NOREPLACE) {
+        // A third one is there already.
+        Err(Errno::EXIST) => Ok(fs::unlinkat(&folder, &aside, AtFlags::empty())?),
+        moved_back => Ok(moved_back?),
     }
 }
 
@@ -245,11 +270,24 @@ fn split(path: &Path) -> Result<(&Path, &OsStr), BindError> {
     Ok((folder, name))
 }
 
-/// In the same folder, so that the rename is atomic; hidden from whoever lists it; short, because it must fit into an
-/// address; and always the same for one name, so that what a crash left is found again.
-fn temporary_name(name: &OsStr) -> OsString {
+/// In the same folder, so that the rename is atomic; hidden from whoever lists it, kubelet included; short, because it must
+/// fit into an address; and never the same twice: a predecessor that lives on may bind at the same moment, and in
+/// containers both are process 1.
+fn temporary_name(name: &OsStr, path: &Path) -> Result<OsString, BindError> {
+    let drawn = crypto::random_bytes::<8>().map_err(|source| BindError::System {
+        step: "naming",
+        path: path.into(),
+        source: io::Error::other(source),
+    })?;
+    let mut temporary = family(name);
+    temporary.push(format!("{:016x}", u64::from_be_bytes(drawn)));
+    Ok(temporary)
+}
+
+/// How all temporary names for this name begin.
+fn family(name: &OsStr) -> OsString {
     let [a, b, c, d, ..] = crypto::sha256(name.as_bytes());
-    format!(".ensign-{a:02x}{b:02x}{c:02x}{d:02x}.{}", std::process::id()).into()
+    format!(".ensign-{a:02x}{b:02x}{c:02x}{d:02x}.").into()
 }
 
 fn refuse_other_files(folder: &OwnedFd, name: &OsStr, path: &Path) -> Result<(), BindError> {
@@ -269,8 +307,33 @@ fn refuse_other_files(folder: &OwnedFd, name: &OsStr, path: &Path) -> Result<(),
     })
 }
 
-/// What a crash between making and renaming left, or a failure just now.
-fn remove_leftover(folder: &OwnedFd, temporary: &OsStr) {
+/// What crashes between making and renaming left: sockets under temporary names that are older than anybody needs to rename
+/// one. Their age is told by the file system alone, by what we have just made in it.
+fn remove_leftovers(folder: &OwnedFd, name: &OsStr, just_made: &fs::Stat) {
+    // A folder that we may not list keeps them.
+    let Ok(listed) = fs::openat(
+        folder,
+        ".",
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    ) else {
+        return;
+    };
+    let family = family(name);
+    for entry in fs::Dir::read_from(&listed).into_iter().flatten().filter_map(Result::ok) {
+        let temporary = OsStr::from_bytes(entry.file_name().to_bytes());
+        if !temporary.as_bytes().starts_with(family.as_bytes()) {
+            continue;
+        }
+        let old = fs::statat(folder, temporary, AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| just_made.st_mtime - stat.st_mtime > LEFTOVER_SECONDS);
+        if old {
+            unlink_quietly(folder, temporary);
+        }
+    }
+}
+
+fn unlink_quietly(folder: &OwnedFd, temporary: &OsStr) {
     if let Err(errno) = fs::unlinkat(folder, temporary, AtFlags::empty())
         && errno != Errno::NOENT
     {
@@ -336,13 +399,23 @@ fn place(folder: &OwnedFd, temporary: &OsStr, name: &OsStr, spec: &SocketSpec) -
 }
 
 /// True if connecting is refused. A connection that is made here is closed at once: its owner shrugs that off.
-pub(crate) fn is_stale(path: &Path) -> bool {
+pub(crate) fn is_stale(spec: &SocketSpec) -> bool {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let refused = || {
+    let connected = || -> io::Result<()> {
+        let (folder_path, name) = split(&spec.path).map_err(io::Error::other)?;
+        let folder = open_folder(folder_path, spec.within.as_deref())?;
+        // Through the file itself: no name is too long, and none leads elsewhere.
+        let file = fs::openat(
+            &folder,
+            name,
+            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        let address = SocketAddrUnix::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
         let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        net::connect(&socket, &SocketAddrUnix::new(path)?)
+        Ok(net::connect(&socket, &address)?)
     };
-    refused() == Err(Errno::CONNREFUSED)
+    connected().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 #[cfg(test)]

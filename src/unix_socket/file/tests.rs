@@ -41,10 +41,76 @@ fn predecessor_is_replaced_and_only_ones_own_is_removed() {
     let (first, first_inode) = bind(&spec(path.clone())).unwrap();
     let (_second, second_inode) = bind(&spec(path.clone())).unwrap();
     assert_eq!(sight(&path, first_inode), Sighting::OtherSocket);
-    assert!(!is_stale(&path));
+    assert!(!is_stale(&spec(path.clone())));
     remove(&path, first_inode);
     assert_eq!(sight(&path, second_inode), Sighting::Ours);
     drop(first);
+}
+
+#[test]
+fn two_that_bind_the_same_path_again_and_again_never_mix_up_their_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.sock");
+    let race = || {
+        for _ in 0..500 {
+            let (listener, inode) = bind(&spec(path.clone())).unwrap();
+            let before = sight(&path, inode);
+            let connected = UnixStream::connect(&path);
+            if [before, sight(&path, inode)] == [Sighting::Ours; 2] {
+                connected.unwrap();
+                listener
+                    .accept()
+                    .expect("the file at the path is the one that was bound");
+            }
+            remove(&path, inode);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(race);
+        }
+    });
+    // Both of them are gone.
+    bind(&spec(path)).unwrap();
+}
+
+#[test]
+fn what_a_crash_left_goes_when_it_is_old() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.sock");
+    let leave = |name: &str| {
+        let mut left = family(OsStr::new("a.sock"));
+        left.push(name);
+        let left = folder.path().join(left);
+        drop(UnixListener::bind(&left).unwrap());
+        left
+    };
+    let (old, young) = (leave("old"), leave("young"));
+    let other = folder.path().join(".ensign-00000000.other");
+    drop(UnixListener::bind(&other).unwrap());
+    let hour = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    for path in [&old, &other] {
+        let times = rustix::fs::Timestamps {
+            last_access: timestamp(hour),
+            last_modification: timestamp(hour),
+        };
+        rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+    }
+    let _bound = bind(&spec(path)).unwrap();
+    assert!(fs::symlink_metadata(&old).is_err());
+    assert!(
+        fs::symlink_metadata(&young).is_ok(),
+        "somebody may be about to rename it"
+    );
+    assert!(fs::symlink_metadata(&other).is_ok(), "of another socket");
+}
+
+fn timestamp(time: std::time::SystemTime) -> rustix::fs::Timespec {
+    let since = time.duration_since(std::time::UNIX_EPOCH).unwrap();
+    rustix::fs::Timespec {
+        tv_sec: i64::try_from(since.as_secs()).unwrap(),
+        tv_nsec: 0,
+    }
 }
 
 #[test]
@@ -52,7 +118,7 @@ fn socket_that_nobody_listens_on_is_stale() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.sock");
     drop(bind(&spec(path.clone())).unwrap());
-    assert!(is_stale(&path));
+    assert!(is_stale(&spec(path)));
 }
 
 #[test]
@@ -97,11 +163,12 @@ fn path_longer_than_an_address_works() {
     let deep = folder.path().join("d".repeat(120));
     fs::create_dir(&deep).unwrap();
     let path = deep.join("s".repeat(200));
-    let (_listener, inode) = bind(&spec(path.clone())).unwrap();
+    let (listener, inode) = bind(&spec(path.clone())).unwrap();
     assert_eq!(sight(&path, inode), Sighting::Ours);
-    let short = folder.path().join("short");
-    symlink(&deep, &short).unwrap();
     assert_eq!(fs::read_dir(&deep).unwrap().count(), 1);
+    assert!(!is_stale(&spec(path.clone())));
+    drop(listener);
+    assert!(is_stale(&spec(path)));
 }
 
 #[test]

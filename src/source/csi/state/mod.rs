@@ -1,9 +1,10 @@
 //! What a successor needs to bind all sockets at once: a file on the host's tmpfs, never a key, never a token.
 //!
-//! The folder is the agent's alone (0700), the file 0600 and replaced by rename. One agent writes, the one that holds the
-//! lock; another one beside it (an upgrade) reads, and writes as soon as the lock is free. What cannot be read, or was
-//! written for another node or by another version, is set aside and said: kubelet publishes every volume again, so losing
-//! the state costs a minute, not a certificate.
+//! The folder is the agent's alone (0700), the file 0600 and replaced by rename. One agent writes: the one that holds the
+//! lock, which it lets go when it has answered kubelet's last call and written the last change. Another one beside it (an
+//! upgrade) reads, waits for the lock, reads again what happened meanwhile, and writes from then on. What cannot be read, or
+//! was written for another node or by another version, is set aside and said: kubelet publishes every volume again, so
+//! losing the state costs a minute, not a certificate.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -63,7 +64,7 @@ pub enum StateError {
 #[derive(Debug)]
 pub(super) struct State {
     folder: PathBuf,
-    node: String,
+    config: Config,
     lock: OwnedFd,
     locked: bool,
 }
@@ -79,6 +80,8 @@ pub(super) struct Saver {
 #[derive(Debug)]
 pub(super) struct Writer {
     state: State,
+    /// Whether what another agent did beside us is taken over, or there was none.
+    inherited: bool,
     newest: watch::Receiver<Arc<Revision>>,
     saved: watch::Sender<u64>,
 }
@@ -140,7 +143,7 @@ impl State {
         let lock = fs::openat(&folder, LOCK, flags, PRIVATE_FILE).map_err(failed("locked"))?;
         let mut state = Self {
             folder: path.clone(),
-            node: config.node_name.clone(),
+            config: config.clone(),
             lock,
             locked: false,
         };
@@ -150,21 +153,33 @@ impl State {
         Ok(state)
     }
 
+    /// Whether another agent lives that has not stopped yet.
+    pub(super) fn is_anothers(&self) -> bool {
+        !self.locked
+    }
+
     fn lock(&mut self) -> bool {
         self.locked = self.locked || fs::flock(&self.lock, FlockOperation::NonBlockingLockExclusive).is_ok();
         self.locked
     }
 
-    /// What the predecessor left. Anything wrong is set aside.
-    pub(super) fn load(&self, config: &Config) -> Volumes {
+    /// What the predecessor left, or has so far. Anything wrong is set aside, by the agent that may write.
+    pub(super) fn load(&self) -> Volumes {
         let path = self.folder.join(FILE);
         let outcome = match read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
             Err(error) => Err(error.to_string()),
-            Ok(bytes) => parse(&bytes, config),
+            Ok(bytes) => parse(&bytes, &self.config),
         };
         match outcome {
             Ok(volumes) => volumes,
+            Err(reason) if !self.locked => {
+                tracing::error!(
+                    path = %path.display(), reason,
+                    "state of the agent beside us means nothing to us; kubelet publishes every volume again within some two minutes"
+                );
+                Vec::new()
+            }
             Err(reason) => {
                 let aside = self.folder.join(ASIDE);
                 let error = fs::rename(&path, &aside).err().map(io::Error::from);
@@ -186,6 +201,7 @@ impl State {
             saved,
         };
         let writer = Writer {
+            inherited: self.locked,
             state: self,
             newest: changes,
             saved: sender,
@@ -196,7 +212,7 @@ impl State {
     async fn write(&self, revision: &Revision) -> io::Result<()> {
         let file = File {
             version: VERSION,
-            node: self.node.clone(),
+            node: self.config.node_name.clone(),
             volumes: revision.volumes.iter().map(entry).collect(),
         };
         let bytes = serde_json::to_vec(&file).map_err(io::Error::other)?;
@@ -231,23 +247,58 @@ impl Saver {
 // === impl Writer ===
 
 impl Writer {
-    /// Writes until `stop`.
-    pub(super) async fn run(mut self, stop: CancellationToken) {
+    /// Waits until no other agent has the lock.
+    pub(super) async fn alone(&mut self) {
+        while !self.state.lock() {
+            sleep(LOCK_RETRY).await;
+        }
+    }
+
+    /// Writes until `stop`, and then once more what came last.
+    ///
+    /// `inherit` is called once: when the lock is ours and what the agent beside us did since our start is known. It gives the
+    /// revision that holds both.
+    pub(super) async fn run<F>(mut self, inherit: impl FnOnce(Volumes) -> F, stop: CancellationToken)
+    where
+        F: Future<Output = Revision>,
+    {
+        let mut inherit = Some(inherit);
         // Set if the newest revision is not on the disk.
         let mut dirty = false;
-        loop {
+        let mut merged = Arc::new(Revision::default());
+        let mut stopping = false;
+        while !stopping {
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => stopping = true,
                 changed = self.newest.changed() => {
                     if changed.is_err() {
                         return;
                     }
                     dirty = true;
                 }
-                () = sleep(LOCK_RETRY), if dirty => {}
+                () = sleep(LOCK_RETRY), if dirty || !self.inherited => {}
             }
-            let revision = Arc::clone(&self.newest.borrow_and_update());
-            if self.state.lock() {
+            if !self.state.lock() {
+                // Nobody waits for a lock that another holds.
+                let number = self.newest.borrow_and_update().number;
+                self.saved.send_replace(number);
+                continue;
+            }
+            if !self.inherited
+                && let Some(inherit) = inherit.take()
+            {
+                self.inherited = true;
+                tracing::info!(folder = %self.state.folder.display(), "the agent before us is gone, its state is ours");
+                merged = Arc::new(inherit(self.state.load()).await);
+                dirty = true;
+            }
+            let newest = Arc::clone(&self.newest.borrow_and_update());
+            let revision = if newest.number > merged.number {
+                newest
+            } else {
+                Arc::clone(&merged)
+            };
+            if dirty || stopping && revision.number > *self.saved.borrow() {
                 match self.state.write(&revision).await {
                     Ok(()) => dirty = false,
                     Err(error) => {
@@ -255,7 +306,7 @@ impl Writer {
                     }
                 }
             }
-            // Nobody waits for a lock that another holds, or for a disk that is full.
+            // Nor for a disk that is full.
             self.saved.send_replace(revision.number);
         }
     }

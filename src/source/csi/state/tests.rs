@@ -48,34 +48,70 @@ async fn what_was_saved_comes_back_and_holds_no_token() {
         assert_eq!(mode(&config.state_dir.join(FILE)), 0o600);
         stop.cancel();
     };
-    tokio::join!(writer.run(stop.clone()), saving);
-    assert_eq!(State::open(&config).unwrap().load(&config), volumes);
+    tokio::join!(writer.run(nothing_to_inherit, stop.clone()), saving);
+    assert_eq!(State::open(&config).unwrap().load(), volumes);
+}
+
+async fn nothing_to_inherit(_: Volumes) -> Revision {
+    panic!("there was no other agent")
+}
+
+fn revision(number: u64, volumes: &[(Target, Volume)]) -> Revision {
+    Revision {
+        number,
+        volumes: volumes.to_vec(),
+    }
 }
 
 #[tokio::test]
-async fn a_second_agent_reads_at_once_and_writes_when_the_first_is_gone() {
+async fn a_second_agent_reads_at_once_and_reads_again_and_writes_when_the_first_is_gone() {
     let (_place, config) = place();
+    let all = volumes(&config);
+    let (a, b) = (&all[..1], &all[1..]);
     let first = State::open(&config).unwrap();
-    assert!(first.locked);
-    let second = State::open(&config).unwrap();
-    assert!(!second.locked);
-    let (saver, writer) = second.writer();
-    let stop = CancellationToken::new();
+    assert!(!first.is_anothers());
+    let (first_saver, first_writer) = first.writer();
+    let (first_stop, stop) = (CancellationToken::new(), CancellationToken::new());
     let watching = async {
-        // Nobody is held up by a lock.
-        let revision = Revision {
-            number: 1,
-            volumes: volumes(&config),
+        first_saver.save(revision(1, a)).await;
+        let second = State::open(&config).unwrap();
+        assert!(second.is_anothers());
+        assert_eq!(second.load(), a);
+        let (saver, writer) = second.writer();
+        let inherited = CancellationToken::new();
+        let inherit = |saved: Volumes| {
+            let (config, inherited) = (&config, &inherited);
+            async move {
+                assert_eq!(saved, volumes(config)[1..], "what the first wrote last");
+                inherited.cancel();
+                revision(2, &volumes(config))
+            }
         };
-        saver.save(revision).await;
-        assert!(State::open(&config).unwrap().load(&config).is_empty());
-        drop(first);
-        while State::open(&config).unwrap().load(&config).is_empty() {
-            sleep(Duration::from_millis(20)).await;
-        }
-        stop.cancel();
+        let working = async {
+            // Nobody is held up by a lock.
+            saver.save(revision(1, &all)).await;
+            assert_eq!(State::open(&config).unwrap().load(), a);
+            // Handed in and stopped at once: written all the same.
+            first_saver.newest.send_replace(Arc::new(revision(2, b)));
+            first_stop.cancel();
+            inherited.cancelled().await;
+            while State::open(&config).unwrap().load() != all {
+                sleep(Duration::from_millis(20)).await;
+            }
+            stop.cancel();
+        };
+        tokio::join!(writer.run(inherit, stop.clone()), working);
     };
-    tokio::join!(writer.run(stop.clone()), watching);
+    tokio::join!(first_writer.run(nothing_to_inherit, first_stop.clone()), watching);
+}
+
+#[test]
+fn what_the_agent_beside_us_wrote_is_not_ours_to_set_aside() {
+    let (_place, config) = place();
+    let _first = State::open(&config).unwrap();
+    std::fs::write(config.state_dir.join(FILE), "{").unwrap();
+    assert!(State::open(&config).unwrap().load().is_empty());
+    assert_eq!(std::fs::read(config.state_dir.join(FILE)).unwrap(), b"{");
 }
 
 #[test_case(b"{"; "cut short")]
@@ -89,9 +125,9 @@ fn what_is_not_ours_is_set_aside(bytes: &[u8]) {
     let (_place, config) = place();
     let state = State::open(&config).unwrap();
     std::fs::write(config.state_dir.join(FILE), bytes).unwrap();
-    assert!(state.load(&config).is_empty());
+    assert!(state.load().is_empty());
     assert_eq!(std::fs::read(config.state_dir.join(ASIDE)).unwrap(), bytes);
-    assert!(state.load(&config).is_empty(), "now there is none");
+    assert!(state.load().is_empty(), "now there is none");
 }
 
 #[test]
@@ -101,7 +137,7 @@ fn a_symlink_is_not_followed() {
     let elsewhere = place.path().join("elsewhere");
     std::fs::write(&elsewhere, br#"{"version":1,"node":"node1","volumes":[]}"#).unwrap();
     symlink(&elsewhere, config.state_dir.join(FILE)).unwrap();
-    assert!(state.load(&config).is_empty());
+    assert!(state.load().is_empty());
     assert!(
         std::fs::symlink_metadata(config.state_dir.join(ASIDE))
             .unwrap()

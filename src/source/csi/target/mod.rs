@@ -46,6 +46,9 @@ const KIND: &str = "kubernetes.io~csi";
 /// What kubelet calls the folder that becomes the mount.
 const MOUNT: &str = "mount";
 
+/// How often a folder is emptied before it is given up.
+const TURNS: usize = 8;
+
 // === impl Target ===
 
 impl Target {
@@ -145,6 +148,22 @@ impl Folders {
         fs::fstat(&folder).ok().map(|stat| stat.st_ino)
     }
 
+    /// Whether the folder is certainly not there.
+    pub(super) fn is_gone(&self, target: &Target) -> bool {
+        self.is_missing(&self.path(target))
+    }
+
+    /// Whether kubelet has removed what it made for the volume.
+    pub(super) fn is_unpublished(&self, target: &Target) -> bool {
+        self.is_missing(&self.volume_path(target))
+    }
+
+    fn is_missing(&self, path: &Path) -> bool {
+        let missing = beneath::open(&self.pods, path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        // Without kubelet's own folder nothing is known.
+        missing && beneath::open(&self.pods, &self.pods).is_ok()
+    }
+
     /// Removes the folder and the sockets in it; what is gone already is fine.
     pub(super) fn clear(&self, target: &Target) -> Result<(), Refusal> {
         let path = self.path(target);
@@ -157,19 +176,15 @@ impl Folders {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(failed(error)),
         };
-        for name in names(&folder).map_err(failed)? {
-            let stat = match fs::statat(&folder, &*name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => stat,
-                Err(Errno::NOENT) => continue,
-                Err(errno) => return Err(failed(errno.into())),
-            };
-            if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
-                let name = quoted(&name.to_string_lossy());
-                return Err(Refusal::Foreign { path, name });
+        for _ in 0..TURNS {
+            empty(&folder, &path)?;
+            match fs::unlinkat(&parent, MOUNT, AtFlags::REMOVEDIR) {
+                // An agent beside us missed its socket and has just put it back; without the folder it cannot.
+                Err(Errno::NOTEMPTY) => {}
+                removed => return gone(removed).map_err(failed),
             }
-            gone(fs::unlinkat(&folder, &*name, AtFlags::empty())).map_err(failed)?;
         }
-        gone(fs::unlinkat(&parent, MOUNT, AtFlags::REMOVEDIR)).map_err(failed)
+        Err(failed(Errno::NOTEMPTY.into()))
     }
 
     /// The volume's folder to be named, and the mount in it to be listed.
@@ -181,6 +196,29 @@ impl Folders {
         let listed = fs::openat(&named, ".", flags, Mode::empty())?;
         Ok((parent, listed))
     }
+}
+
+/// Removes the sockets in the folder.
+fn empty(folder: &OwnedFd, path: &Path) -> Result<(), Refusal> {
+    let failed = |source: io::Error| Refusal::Folder {
+        path: path.to_owned(),
+        source,
+    };
+    for name in names(folder).map_err(failed)? {
+        let stat = match fs::statat(folder, &*name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => continue,
+            Err(errno) => return Err(failed(errno.into())),
+        };
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
+            return Err(Refusal::Foreign {
+                path: path.to_owned(),
+                name: quoted(&name.to_string_lossy()),
+            });
+        }
+        gone(fs::unlinkat(folder, &*name, AtFlags::empty())).map_err(failed)?;
+    }
+    Ok(())
 }
 
 fn names(folder: &OwnedFd) -> io::Result<Vec<std::ffi::CString>> {

@@ -3,23 +3,28 @@
 //! Promises: a publish answers when the socket listens, and never waits for the authority. After its first success a publish
 //! never fails, because kubelet would remove the folder that running containers hold: what is wrong goes to the log and the
 //! metrics. The folder is made once. An unpublish goes by the path alone and succeeds for whatever is gone already.
-//! A call that kubelet gives up is carried to its end, so that no volume stays half done.
+//! A call that kubelet gives up is carried to its end, so that no volume stays half done. What passes from one agent to the
+//! next is [`handover`]'s.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
 use ensign_pki::SharedClock;
 use ensign_proto::csi::v1::NodePublishVolumeRequest;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use super::metrics::Metrics;
 use super::refusal::Refusal;
 use super::request::{self, Publish, Volume};
-use super::state::{Saver, Volumes as Saved};
+use super::state::Saver;
 use super::table::{Begun, Published, Table};
 use super::target::{Folders, Target};
 use super::{Config, METHOD_PUBLISH, METHOD_UNPUBLISH};
 use crate::source::{Event, Notice, Notices, Socket, Workload};
+
+mod handover;
 
 /// The volumes of this node.
 #[derive(Debug)]
@@ -29,9 +34,12 @@ pub(super) struct Volumes {
     table: Table,
     saver: Saver,
     metrics: Metrics,
-    tasks: TaskTracker,
+    /// Calls under way.
+    calls: TaskTracker,
     /// Set when the source begins to run.
     notices: OnceLock<Notices>,
+    /// What was in the state at our start; an agent beside us may go on changing that.
+    at_our_start: Mutex<BTreeSet<Target>>,
 }
 
 /// Any user of the pod may speak to its Envoy's agent; nobody else sees the folder.
@@ -40,32 +48,17 @@ const SOCKET_MODE: u32 = 0o666;
 // === impl Volumes ===
 
 impl Volumes {
-    pub(super) fn new(config: Config, clock: SharedClock, saver: Saver, metrics: Metrics, tasks: TaskTracker) -> Self {
+    pub(super) fn new(config: Config, clock: SharedClock, saver: Saver, metrics: Metrics) -> Self {
         Self {
             folders: Folders::new(&config.kubelet_dir),
             table: Table::new(clock),
             saver,
             metrics,
-            tasks,
+            calls: TaskTracker::new(),
             notices: OnceLock::new(),
+            at_our_start: Mutex::default(),
             config,
         }
-    }
-
-    /// Takes over what the state holds and gives the workloads whose sockets are to be bound.
-    pub(super) fn restore(&self, saved: Saved) -> Vec<Workload> {
-        let mut workloads = Vec::with_capacity(saved.len());
-        for (target, volume) in saved {
-            let Some(inode) = self.folders.inode(&target) else {
-                tracing::info!(volume = %target, pod = volume.pod.name, namespace = volume.pod.namespace, "volume went while no agent ran");
-                continue;
-            };
-            if let Some(published) = self.table.restore(&target, volume, Some(inode)) {
-                workloads.push(self.workload(&target, &published));
-            }
-        }
-        self.count();
-        workloads
     }
 
     /// From now on notices can be sent.
@@ -74,17 +67,23 @@ impl Volumes {
         let _ = self.notices.set(notices);
     }
 
+    /// Waits until no call is under way.
+    pub(super) async fn calls_ended(&self) {
+        self.calls.close();
+        self.calls.wait().await;
+    }
+
     /// Kubelet's NodePublishVolume.
     pub(super) async fn publish(self: &Arc<Self>, request: NodePublishVolumeRequest) -> Result<(), Refusal> {
         let this = Arc::clone(self);
-        let done = self.tasks.spawn(async move { this.publish_to_the_end(request).await });
+        let done = self.calls.spawn(async move { this.publish_to_the_end(request).await });
         done.await.unwrap_or(Err(Refusal::Stopping))
     }
 
     /// Kubelet's NodeUnpublishVolume.
     pub(super) async fn unpublish(self: &Arc<Self>, volume_id: String, path: String) -> Result<(), Refusal> {
         let this = Arc::clone(self);
-        let done = self.tasks.spawn(async move {
+        let done = self.calls.spawn(async move {
             let outcome = this.unpublish_to_the_end(&volume_id, &path).await;
             this.called(METHOD_UNPUBLISH, &path, outcome.as_ref().err());
             outcome
@@ -136,6 +135,8 @@ impl Volumes {
             token,
             folder: Some(made.inode),
             bound: true,
+            // Else an agent made it whose state is lost.
+            returning: !made.new,
         };
         let event = Event::Appeared(self.workload(target, &published));
         if let Err(refusal) = self.tell(event).await {
@@ -176,7 +177,7 @@ impl Volumes {
     /// Folder and socket are there, and a new token is made known.
     async fn mended(&self, target: &Target, published: &mut Published, changed: bool) -> Result<(), Refusal> {
         let made = self.folders.make(target)?;
-        if published.folder.is_some_and(|held| held != made.inode) {
+        if published.folder != Some(made.inode) {
             let pod = &published.volume.pod;
             tracing::error!(
                 volume = %target, namespace = pod.namespace, pod = pod.name,
@@ -208,11 +209,15 @@ impl Volumes {
                 self.table.put(&target, published);
                 return Err(refusal);
             }
+            // The place is held until the folder is gone: by the folder an agent beside us tells whether there is a volume.
+            let cleared = self.folders.clear(&target);
             self.table.remove(&target);
             self.save().await;
+            cleared?;
+        } else {
+            // What is left of a predecessor whose state is lost.
+            self.folders.clear(&target)?;
         }
-        // Whatever is left, ours or of a predecessor whose state is lost.
-        self.folders.clear(&target)?;
         tracing::info!(volume = %target, "volume unpublished");
         Ok(())
     }
@@ -259,6 +264,7 @@ impl Volumes {
             token: Arc::clone(&published.token) as _,
             signer: volume.signer.clone(),
             key_type: volume.key_type,
+            returning: published.returning,
             socket: Socket {
                 path: self.folders.path(target).join(&volume.socket_name),
                 mode: SOCKET_MODE,
@@ -269,17 +275,17 @@ impl Volumes {
     }
 }
 
-/// Volumes of one pod that use the same signer and kind of key share one key and one request.
+/// Volumes of one pod with the same kind of key share one key and one request for each signer, whether a volume names it or an
+/// Envoy wishes it.
 fn shares(target: &Target, volume: &Volume) -> String {
     let pod = &volume.pod;
-    let mut name = format!("csi/{}/{}/{}", pod.namespace, pod.name, target.pod_uid);
-    if let Some(signer) = &volume.signer {
-        name.push('@');
-        name.push_str(signer.as_str());
-    }
-    name.push('/');
-    name.push_str(volume.key_type.as_str());
-    name
+    format!(
+        "csi/{}/{}/{}/{}",
+        pod.namespace,
+        pod.name,
+        target.pod_uid,
+        volume.key_type.as_str()
+    )
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Publishing and unpublishing against a scripted owner of sockets, on a real file system.
 
+use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
@@ -22,22 +23,19 @@ struct Node {
 }
 
 impl Node {
-    /// Without a task that writes the state, every save runs into its patience: the clock is paused.
     fn new() -> Self {
-        let kubelet = tempfile::tempdir().unwrap();
+        Self::new_in(tempfile::tempdir().unwrap())
+    }
+
+    /// Without a task that writes the state, every save runs into its patience: the clock is paused.
+    fn new_in(kubelet: TempDir) -> Self {
         let config = Config {
             kubelet_dir: kubelet.path().to_owned(),
             state_dir: kubelet.path().join("state"),
             ..requests::config()
         };
         let (saver, _) = State::open(&config).unwrap().writer();
-        let volumes = Volumes::new(
-            config,
-            SystemClock::shared(),
-            saver,
-            Metrics::default(),
-            TaskTracker::new(),
-        );
+        let volumes = Volumes::new(config, SystemClock::shared(), saver, Metrics::default());
         let (sender, notices) = mpsc::channel(8);
         volumes.connect(sender);
         Self {
@@ -124,7 +122,7 @@ async fn a_publish_makes_the_folder_and_tells_who_it_is() {
         panic!("{told:?}")
     };
     assert_eq!(workload.id.to_string(), "spiffe://cluster.local/ns/foo/sa/default");
-    assert_eq!(&*workload.shares, format!("csi/foo/httpbin/{UID}@foo/P-256"));
+    assert_eq!(&*workload.shares, format!("csi/foo/httpbin/{UID}/P-256"));
     let mount = node.folder(UID, "identity").join("mount");
     assert_eq!(workload.socket.path, mount.join("ensign.sock"));
     assert_eq!(workload.socket.mode, 0o666);
@@ -209,6 +207,37 @@ async fn a_folder_that_something_else_removed_is_made_again_and_said() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_folder_that_something_else_removed_while_no_agent_ran_is_made_again_and_said() {
+    let mut node = Node::new();
+    let request = node.request(UID, "identity", &[]);
+    node.publish(request.clone(), Ok(())).await.0.unwrap();
+    let saved = node.volumes.table.revision().volumes;
+    let mount = node.folder(UID, "identity").join("mount");
+    std::fs::remove_dir(&mount).unwrap();
+
+    let mut successor = Node::new_in(node.kubelet);
+    assert!(
+        successor.volumes.restore(saved).is_empty(),
+        "there is no folder for a socket"
+    );
+    successor.volumes.restored(&HashSet::new());
+    assert_eq!(
+        successor.volumes.bind_the_rest().await,
+        0,
+        "nor does it hold anything up"
+    );
+    assert!(std::fs::symlink_metadata(&mount).is_err());
+    let (outcome, told) = successor.publish(request.clone(), Ok(())).await;
+    outcome.unwrap();
+    assert!(matches!(&told[..], [Event::Changed(_)]), "{told:?}");
+    let mut registry = prometheus_client::registry::Registry::default();
+    successor.volumes.metrics.register(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    assert!(text.contains("csi_targets_remade_total 1"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_unpublish_goes_by_the_path_and_knows_no_stranger() {
     let mut node = Node::new();
     let request = node.request(UID, "identity", &[]);
@@ -243,7 +272,7 @@ async fn volumes_of_a_pod_share_token_and_name_and_are_four_at_most() {
         outcome.unwrap();
         told.extend(events);
     }
-    let names: std::collections::HashSet<_> = told
+    let names: HashSet<_> = told
         .iter()
         .map(|event| match event {
             Event::Appeared(workload) => (Arc::clone(&workload.shares), Arc::as_ptr(&workload.token).addr()),
@@ -277,8 +306,7 @@ async fn a_call_that_kubelet_gave_up_is_carried_to_its_end() {
     );
     let notice = node.notices.recv().await.unwrap();
     notice.done.send(Ok(())).unwrap();
-    node.volumes.tasks.close();
-    node.volumes.tasks.wait().await;
+    node.volumes.calls_ended().await;
     assert!(node.publish(request, Ok(())).await.1.is_empty(), "it is published");
 }
 
@@ -290,32 +318,10 @@ async fn what_was_saved_is_bound_again_without_a_token_until_kubelet_brings_one(
     let saved = node.volumes.table.revision().volumes;
     let gone = (Target::new("gone", "v").unwrap(), saved[0].1.clone());
 
-    let mut successor = Node {
-        kubelet: node.kubelet,
-        ..Node::new()
-    };
-    let config = Config {
-        kubelet_dir: successor.kubelet.path().to_owned(),
-        ..requests::config()
-    };
-    let (saver, _) = State::open(&Config {
-        state_dir: successor.kubelet.path().join("state2"),
-        ..config.clone()
-    })
-    .unwrap()
-    .writer();
-    let (sender, notices) = mpsc::channel(8);
-    let volumes = Volumes::new(
-        config,
-        SystemClock::shared(),
-        saver,
-        Metrics::default(),
-        TaskTracker::new(),
-    );
-    volumes.connect(sender);
-    (successor.volumes, successor.notices) = (Arc::new(volumes), notices);
+    let mut successor = Node::new_in(node.kubelet);
     let workloads = successor.volumes.restore([saved, vec![gone]].concat());
     assert_eq!(workloads.len(), 1, "a folder that is gone is no volume");
+    assert_eq!(successor.volumes.table.counts(), (1, 1));
     assert_eq!(workloads[0].signer.as_ref().unwrap().as_str(), "foo");
     assert!(workloads[0].token.read().await.is_err());
     // The token comes, and with it a second chance for a socket that could not be bound.

@@ -1,5 +1,5 @@
 //! All entries and all decisions about them, without I/O: the worker asks [`Core::step`] what to do and reports back with
-//! [`Core::finish`]; handles change workloads and subscriptions.
+//! [`Core::finish`]; handles change workloads, which is [`workloads`]' part, and subscriptions.
 //!
 //! Promises: at most one request per entry, at most `max_in_flight` slots taken, and at most half of them by requests
 //! that failed before; a single slot goes to such a request only when no other wants it. A request gives its slot back
@@ -34,6 +34,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// must not be asked in a loop.
 const LEAST_PAUSE: Duration = Duration::from_millis(100);
 
+mod workloads;
+
 /// What happened so far, for the metrics.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Counters {
@@ -56,6 +58,8 @@ pub(super) struct Core {
     random: fastrand::Rng,
     /// Set when the worker starts: workloads known by then may have Envoys that come back to them.
     running: bool,
+    /// Set while an older agent serves beside us: its Envoys have not come to us yet.
+    beside_another: bool,
     workloads: HashMap<WorkloadUid, Workload>,
     entries: HashMap<EntryKey, Entry>,
     bundles: Bundles,
@@ -77,79 +81,13 @@ impl Core {
             config,
             random,
             running: false,
+            beside_another: false,
             workloads: HashMap::new(),
             entries: HashMap::new(),
             bundles: Bundles::default(),
             counters: Counters::default(),
             next: 0,
         }
-    }
-
-    /// From now on what is added is new, not left from before our start.
-    pub(super) fn begin(&mut self) {
-        self.running = true;
-    }
-
-    // === Workloads ===
-
-    /// Adds or changes a workload.
-    pub(super) fn put(&mut self, workload: Workload, now: Now) {
-        let uid = workload.uid.clone();
-        if let Some(old) = self.workloads.get(&uid) {
-            let same =
-                old.id == workload.id && old.key_type == workload.key_type && old.fixed_signer == workload.fixed_signer;
-            if same {
-                for (_, entry) in self.entries.iter_mut().filter(|(key, _)| key.workload == uid) {
-                    entry.token = Arc::clone(&workload.token);
-                    // What failed for want of a token may succeed now.
-                    if entry.failures > 0 {
-                        entry.quiet_until = None;
-                    }
-                }
-            } else {
-                self.drop_entries(|key| key.workload == uid);
-            }
-        }
-        if let Some(signer) = self.warm_signer(&workload) {
-            let key = EntryKey {
-                workload: uid.clone(),
-                signer: Some(signer),
-                key_type: workload.key_type,
-            };
-            self.ensure_entry(&key, &workload, now);
-        }
-        self.workloads.insert(uid, workload);
-    }
-
-    /// Forgets a workload and all that it had.
-    pub(super) fn remove(&mut self, uid: &WorkloadUid) {
-        self.workloads.remove(uid);
-        self.drop_entries(|key| &key.workload == uid);
-    }
-
-    /// The signer that is known before the workload asks.
-    fn warm_signer(&self, workload: &Workload) -> Option<SignerName> {
-        workload
-            .fixed_signer
-            .clone()
-            .or_else(|| self.config.default_signer.clone())
-    }
-
-    fn ensure_entry(&mut self, key: &EntryKey, workload: &Workload, now: Now) -> &mut Entry {
-        let warm = key.signer.is_some() && key.signer == self.warm_signer(workload);
-        // Right after our start an Envoy may be about to tell that it needs nothing (I9). The socket of a workload that
-        // came later did not exist before, so nobody comes back to it.
-        let wait = if self.running {
-            Duration::ZERO
-        } else {
-            self.config.adoption_window
-        };
-        let warm_from = warm.then(|| now.mono + wait);
-        let next = &mut self.next;
-        self.entries.entry(key.clone()).or_insert_with(|| {
-            *next += 1;
-            Entry::new(key, workload, *next, warm_from, now)
-        })
     }
 
     fn drop_entries(&mut self, gone: impl Fn(&EntryKey) -> bool) {
@@ -172,11 +110,7 @@ impl Core {
             .get(uid)
             .cloned()
             .ok_or_else(|| SubscribeError::UnknownWorkload(uid.clone()))?;
-        let signer = workload
-            .fixed_signer
-            .clone()
-            .or(wish)
-            .or_else(|| self.config.default_signer.clone());
+        let signer = wish.or_else(|| self.config.default_signer.clone());
         let key = EntryKey {
             workload: uid.clone(),
             signer,

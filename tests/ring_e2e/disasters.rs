@@ -1,0 +1,136 @@
+//! The agent goes away in each way that a node knows: old sockets come back, what waited is served, registration heals.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use ensign_testbed::cluster::Component;
+use ensign_testbed::wait::{PATIENCE, until};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::DeleteParams;
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::agents::{Holder, agents, change};
+use crate::mesh::Mesh;
+
+/// Long enough for kubelet to have tried in vain several times and to back off.
+const ABSENCE: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_come_and_go_while_the_agent_is_away_and_are_made_up_for() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let place = mesh.cluster.namespace("foo").await?;
+    let stays = Holder::start(&mesh, &place, "stays").await?;
+    let goes = Holder::start(&mesh, &place, "goes").await?;
+    let issued = mesh.issued(&place);
+    let nowhere = |value| json!({ "spec": { "nodeSelector": { "ensign.mesh/nowhere": value } } });
+    change(&mesh, nowhere(json!("true"))).await?;
+    until("the agent to go", PATIENCE, async || {
+        let left = agents(&mesh).await?.len();
+        ensure!(left == 0, "{left} agents");
+        Ok(())
+    })
+    .await?;
+    ensure!(stays.connect().await.is_err(), "somebody serves without an agent");
+    mesh.create(&place, "waits", json!({ "signer": "foo" })).await?;
+    let pods = Api::<Pod>::namespaced(mesh.cluster.admin(), &place);
+    pods.delete("goes", &DeleteParams::default()).await?;
+    let said = mesh.event(&place, "waits", "FailedMount").await?;
+    ensure!(said.contains("csi.ensign.mesh"), "{said}");
+    tokio::time::sleep(ABSENCE).await;
+
+    change(&mesh, nowhere(json!(null))).await?;
+    mesh.agent_ready().await?;
+    stays.come_back().await?;
+    mesh.running(&place, "waits").await?;
+    until("pod `goes` to be gone", PATIENCE * 2, async || {
+        ensure!(pods.get_opt("goes").await?.is_none(), "it is there");
+        Ok(())
+    })
+    .await?;
+    ensure!(std::fs::symlink_metadata(&goes.mount).is_err(), "its folder is left");
+    let more = mesh.issued(&place) - issued;
+    ensure!(more == 1, "{more} certificates for one new pod");
+    let volumes = mesh.metrics().await?.sum("ensign_agent_csi_volumes", &[]);
+    ensure!(volumes == Some(2.0), "{volumes:?} volumes");
+    mesh.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_killed_by_the_kernel_or_loses_its_state_or_its_pod_comes_back() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let place = mesh.cluster.namespace("foo").await?;
+    let holder = Holder::start(&mesh, &place, "httpbin").await?;
+    let folder = std::fs::metadata(&holder.mount)?.ino();
+    let issued = mesh.issued(&place);
+
+    // Out of memory.
+    mesh.node.run(&["/bin/sh", "-c", NO_MORE_MEMORY]).await?;
+    let reason = until("the kernel to kill it", PATIENCE, async || {
+        // Whoever comes needs some.
+        let mut guests = Vec::new();
+        while let Ok(envoy) = holder.connect().await
+            && guests.len() < 50
+        {
+            guests.push(envoy.subscribe_holding(&["default"], &holder.held).await);
+        }
+        last_end(&mesh).await.context("it lives")
+    })
+    .await?;
+    ensure!(reason == "OOMKilled", "it ended for {reason}");
+    holder.come_back().await?;
+    mesh.agent_ready().await?;
+
+    // Without its state it knows nothing until kubelet looks at the pod again.
+    mesh.node.run(&["/bin/sh", "-c", "rm -f /run/ensign/csi.json"]).await?;
+    mesh.node.kill("ensign-agent").await?;
+    holder.come_back().await?;
+    mesh.agent_ready().await?;
+
+    // Nobody left to ask, and the pod made again around the same name.
+    mesh.ra.signal(Signal::STOP)?;
+    mesh.cluster.kill(Component::ApiServer).await?;
+    mesh.node.run(&["/bin/sh", "-c", WHOLE_POD]).await?;
+    holder.come_back().await?;
+    mesh.cluster.restart(Component::ApiServer)?;
+    mesh.cluster.ready().await?;
+    mesh.ra.signal(Signal::CONT)?;
+    mesh.agent_ready().await?;
+    let more = mesh.issued(&place) - issued;
+    ensure!(more == 0, "{more} certificates for an Envoy that holds one");
+    ensure!(
+        std::fs::metadata(&holder.mount)?.ino() == folder,
+        "the folder was made again"
+    );
+    Holder::start(&mesh, &place, "another").await?;
+    mesh.finish().await
+}
+
+/// Why the agent's container ended last.
+async fn last_end(mesh: &Mesh) -> Option<String> {
+    let agents = agents(mesh).await.ok()?;
+    let status = agents.first()?.status.as_ref()?.container_statuses.as_ref()?.first()?;
+    status.last_state.as_ref()?.terminated.as_ref()?.reason.clone()
+}
+
+/// The agent's control group of memory gets a limit just above what it holds, as far as the kernel lets it come down.
+const NO_MORE_MEMORY: &str = "for process in /proc/[0-9]*; do
+    if [ \"$(cat \"$process/comm\" 2>/dev/null)\" = ensign-agent ]; then
+        group=/sys/fs/cgroup/memory$(sed -n 's/^[0-9]*:memory://p' \"$process/cgroup\")
+        held=$(sed -n 's/^rss //p' \"$group/memory.stat\")
+        for more in 262144 1048576 4194304; do
+            echo $((held + more)) > \"$group/memory.limit_in_bytes\" && exit 0
+        done
+    fi
+done
+exit 1";
+
+/// Every process of the agent's pod ends, its sandbox included.
+const WHOLE_POD: &str = "for process in /proc/[0-9]*; do
+    if [ \"$(cat \"$process/comm\" 2>/dev/null)\" = ensign-agent ]; then
+        group=/sys/fs/cgroup/memory$(sed -n 's/^[0-9]*:memory://p' \"$process/cgroup\")
+        kill -KILL $(cat \"$(dirname \"$group\")\"/*/cgroup.procs)
+    fi
+done";
