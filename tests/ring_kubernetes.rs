@@ -24,6 +24,8 @@ mod distribution;
 mod exercise;
 #[path = "ring_kubernetes/impersonation.rs"]
 mod impersonation;
+#[path = "ring_kubernetes/install.rs"]
+mod install;
 #[path = "ring_kubernetes/istio.rs"]
 mod istio;
 #[path = "ring_kubernetes/istio_csr.rs"]
@@ -40,6 +42,8 @@ mod leak;
 mod mesh;
 #[path = "ring_kubernetes/object_life.rs"]
 mod object_life;
+#[path = "ring_kubernetes/page.rs"]
+mod page;
 #[path = "ring_kubernetes/program.rs"]
 mod program;
 #[path = "ring_kubernetes/replica.rs"]

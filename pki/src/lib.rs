@@ -3,7 +3,7 @@
 //! Both long-running programs are written in terms of these types. None of them performs I/O, knows a network or
 //! reads a clock of its own. Read in this order:
 //!
-//! 1. [`SpiffeId`] and [`TrustDomain`]: who a workload is;
+//! 1. [`SpiffeId`] and [`TrustDomain`]: who a workload is; [`SignerName`]: whom it asks to sign;
 //! 2. [`PrivateKey`] and [`KeyType`]: what it proves it with;
 //! 3. [`csr`]: the request that carries the public key and the id, built by the agent, parsed by the RA;
 //! 4. [`Chain`] and [`Bundle`]: what a reply holds, put in order, and what it must end in;
@@ -19,10 +19,12 @@ pub mod clock;
 pub mod crypto;
 pub mod csr;
 mod der;
+pub mod dns_name;
 pub mod hex;
 pub mod key;
 mod pem;
 mod san;
+pub mod signer_name;
 pub mod spiffe_id;
 pub mod svid;
 #[cfg(test)]
@@ -38,5 +40,6 @@ pub use der::DerError;
 pub use key::{KeyError, KeyType, PrivateKey};
 pub use pem::PemError;
 pub use san::SanError;
+pub use signer_name::{SignerName, SignerNameError};
 pub use spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain};
 pub use svid::{ServerNames, Svid, SvidError, Validity, verify_issued, verify_presented, verify_server};

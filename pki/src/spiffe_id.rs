@@ -6,14 +6,12 @@
 
 use std::{fmt, hash::Hash, str::FromStr, sync::Arc};
 
+use crate::dns_name::{MAX_LABEL, MAX_SUBDOMAIN, is_label, is_subdomain};
+
 /// SPIFFE ID specification, section 2.3: at most 2048 bytes in all.
 const MAX_ID: usize = 2048;
 /// SPIFFE ID specification, section 2.1: a trust domain name has at most 255 bytes.
 const MAX_TRUST_DOMAIN: usize = 255;
-/// RFC 1123 label, which every Kubernetes namespace is.
-const MAX_LABEL: usize = 63;
-/// RFC 1123 subdomain, which every Kubernetes service account is.
-const MAX_SUBDOMAIN: usize = 253;
 
 /// Why a text is not a trust domain or not an id.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -195,26 +193,6 @@ impl PartialOrd for SpiffeId {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
-}
-
-fn is_label(text: &str) -> bool {
-    let inner = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-');
-    text.len() <= MAX_LABEL
-        && !text.is_empty()
-        && text.bytes().all(inner)
-        && !text.starts_with('-')
-        && !text.ends_with('-')
-}
-
-/// Kubernetes bounds the whole, not the parts: a part of a service account's name may exceed 63 characters.
-fn is_subdomain(text: &str) -> bool {
-    let part = |part: &str| {
-        !part.is_empty()
-            && part.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
-            && !part.starts_with('-')
-            && !part.ends_with('-')
-    };
-    text.len() <= MAX_SUBDOMAIN && text.split('.').all(part)
 }
 
 /// Enough of a refused text to recognise it; a hostile one does not fill the log.

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
             };
             return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
         }
+        Err(ConfigError::Refused(flag)) => return fail(&flag.to_string()),
         Err(ConfigError::Problems(problems)) => return fail(&problems.to_string()),
     };
     match run(*config) {

@@ -16,6 +16,7 @@ mod token;
 pub use self::address::{AddressError, CaAddress};
 pub use self::error::{Retry, SignError};
 pub use self::istio::{IstioCa, IstioCaConfig, IstioCaConfigError};
-pub use self::request::{RequestId, Sign, SignRequest, SignerName, SignerNameError};
+pub use self::request::{RequestId, Sign, SignRequest};
 pub use self::roots::{CaRoots, RootsError};
 pub use self::token::{FileToken, Token, TokenError, TokenSource};
+pub use ensign_pki::{SignerName, SignerNameError};

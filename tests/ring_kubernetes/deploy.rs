@@ -1,15 +1,15 @@
 //! The manifests of `deploy/` in a real API server: valid, admitted where Pod Security is `restricted`, placed, found by
 //! their Service, kept by their budget.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, ensure};
 use ensign_testbed::{
     cluster::{Access, Cluster, ClusterOptions, Manifests},
     wait::{self, PATIENCE},
 };
 use k8s_openapi::api::{
-    admissionregistration::v1::ValidatingAdmissionPolicy,
-    core::v1::{Node, Pod},
-    discovery::v1::EndpointSlice,
+    admissionregistration::v1::ValidatingAdmissionPolicy, core::v1::Pod, discovery::v1::EndpointSlice,
     policy::v1::PodDisruptionBudget,
 };
 use kube::{
@@ -32,7 +32,8 @@ async fn the_replicas_are_admitted_spread_found_and_kept() -> Result {
     })
     .await?;
     for (name, zone) in [("node-1", "zone-a"), ("node-2", "zone-a"), ("node-3", "zone-b")] {
-        node(&bed, name, zone).await?;
+        let zone = BTreeMap::from([("topology.kubernetes.io/zone", zone)]);
+        bed.schedulable_node(name, &zone).await?;
     }
     bed.namespace_named("istio-system").await?;
     for file in FILES {
@@ -126,25 +127,31 @@ async fn the_policies_pass_the_type_check_of_the_server() -> Result {
     bed.finish().await
 }
 
-/// A node that the scheduler takes, without a kubelet.
-async fn node(access: &Access, name: &str, zone: &str) -> Result {
-    access.node(name).await?;
-    let nodes = Api::<Node>::all(access.admin());
-    let labels = json!({
-        "kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "topology.kubernetes.io/zone": zone,
-    });
-    // Admission taints a new node, and the controller that would take the taint away does not run here.
-    let patch = json!({ "metadata": { "labels": labels }, "spec": { "taints": null } });
-    nodes
-        .patch(name, &PatchParams::default(), &Patch::Merge(&patch))
-        .await?;
-    let room = json!({ "cpu": "4", "memory": "8Gi", "pods": "10" });
-    let status = json!({ "status": {
-        "capacity": room, "allocatable": room, "conditions": [{ "type": "Ready", "status": "True" }],
-    } });
-    nodes
-        .patch_status(name, &PatchParams::default(), &Patch::Merge(&status))
-        .await?;
+/// Whoever elects a leader elsewhere than where the rights are never has one: no roots, no istiod-tls, no janitor.
+#[test]
+fn the_lease_is_where_the_rights_let_it_be() -> Result {
+    let ra = Manifests::read("ra.yaml")?;
+    let deployment = ra.object("Deployment", "ensign-ra")?;
+    let environment = &deployment.data["spec"]["template"]["spec"]["containers"][0]["env"];
+    let variable = environment.as_array().into_iter().flatten();
+    let mut variable = variable.filter(|one| one["name"] == "ENSIGN_RA_LEADER_ELECTION_NAMESPACE");
+    let variable = variable.next().context("ra.yaml does not say where the Lease is")?;
+    let namespace = match variable["valueFrom"]["fieldRef"]["fieldPath"].as_str() {
+        Some("metadata.namespace") => deployment.namespace(),
+        _ => variable["value"].as_str().map(str::to_owned),
+    };
+    let rights = Manifests::read("rbac.yaml")?.rights()?;
+    let leases: Vec<_> = rights.iter().filter(|right| right.resource == "leases").collect();
+    assert!(!leases.is_empty());
+    for right in leases {
+        assert_eq!(right.namespace, namespace, "{right}");
+        assert_eq!(right.names, ["ensign-ra", "ensign-ra-replicas"], "{right}");
+        assert_eq!(
+            right.account.namespace,
+            deployment.namespace().unwrap_or_default(),
+            "{right}"
+        );
+    }
     Ok(())
 }
 

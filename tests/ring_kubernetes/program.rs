@@ -155,27 +155,35 @@ impl Ra {
 
     /// A certificate for a workload, from a client that trusts `roots`.
     pub(crate) async fn certificate(&self, roots: &str, token: &str, id: &str) -> Result<Vec<String>> {
-        let roots = watch::channel(Arc::new(CaRoots::from_pem(roots.as_bytes())?)).1;
-        let config = IstioCaConfig {
-            address: format!("localhost:{}", self.address("grpc")?.port()).parse()?,
-            server_name: Some(SERVER.to_owned()),
-            cluster_id: "Kubernetes".to_owned(),
-            headers: Vec::new(),
-            deadline: PATIENCE,
-        };
-        let id: SpiffeId = id.parse()?;
-        let key = PrivateKey::generate(KeyType::P256)?;
-        let token = self.folder.write("token", token)?;
-        let request = SignRequest {
-            csr_pem: csr::build(&key, &id)?.to_pem(),
-            id,
-            signer: None,
-            ttl: Duration::from_hours(1),
-            token: Arc::new(FileToken::new(&token)),
-            request_id: RequestId::from_bits(7),
-        };
-        Ok(IstioCa::new(config, roots)?.sign(request).await?)
+        certificate(self.address("grpc")?, roots, token, id).await
     }
+}
+
+/// A certificate from the RA at this address, for a client that trusts `roots`.
+pub(crate) async fn certificate(at: SocketAddr, roots: &str, token: &str, id: &str) -> Result<Vec<String>> {
+    crypto::install_default();
+    let roots = watch::channel(Arc::new(CaRoots::from_pem(roots.as_bytes())?)).1;
+    let config = IstioCaConfig {
+        address: format!("localhost:{}", at.port()).parse()?,
+        server_name: Some(SERVER.to_owned()),
+        cluster_id: "Kubernetes".to_owned(),
+        headers: Vec::new(),
+        deadline: PATIENCE,
+    };
+    let id: SpiffeId = id.parse()?;
+    let key = PrivateKey::generate(KeyType::P256)?;
+    let folder = Folder::new()?;
+    folder.discard();
+    let token = folder.write("token", token)?;
+    let request = SignRequest {
+        csr_pem: csr::build(&key, &id)?.to_pem(),
+        id,
+        signer: None,
+        ttl: Duration::from_hours(1),
+        token: Arc::new(FileToken::new(&token)),
+        request_id: RequestId::from_bits(7),
+    };
+    Ok(IstioCa::new(config, roots)?.sign(request).await?)
 }
 
 /// A workload with a pod: its token and its id.

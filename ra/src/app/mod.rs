@@ -85,6 +85,9 @@ pub async fn bind(config: Config) -> anyhow::Result<Bound> {
 /// As [`bind`], with the fittings of a test.
 pub async fn bind_with(config: Config, fittings: Fittings) -> anyhow::Result<Bound> {
     crypto::install_default();
+    for setting in &config.without_effect {
+        tracing::warn!("{setting}");
+    }
     let mut boot = Boot::new(fittings.clock);
     let gate = boot.readiness.gate("grpc", "the gRPC server is not running yet");
     let place = Place::take(&config, &mut boot).await?;
@@ -105,7 +108,7 @@ pub async fn bind_with(config: Config, fittings: Fittings) -> anyhow::Result<Bou
         home: place.home.as_ref(),
         desk: Some(desk.clone()),
     };
-    let serving = Serving::open(config.serving, of).await?;
+    let serving = Serving::open(config.serving, of).await?.speaking(config.tls);
     let leads = LeadingConfig {
         roots: config.roots,
         istiod: config.istiod,

@@ -89,10 +89,10 @@ pub(super) struct IstiodArgs {
     #[arg(
         long,
         env = "ENSIGN_RA_ISTIOD_CERT_ADDITIONAL_ANNOTATIONS",
-        default_value = "",
-        value_name = "MAP"
+        value_name = "MAP",
+        value_delimiter = ','
     )]
-    istiod_cert_additional_annotations: String,
+    istiod_cert_additional_annotations: Vec<String>,
     /// Revisions of istiod: each is a name `istiod-<revision>.<namespace>.svc`; unset: `default`
     #[arg(
         long,
@@ -184,12 +184,12 @@ impl IstiodArgs {
     fn certificate(&self, c: &mut Checker<'_>, ttl: Option<Duration>) -> Option<Provider> {
         let name = subdomain(c, "istiod_cert_name", &self.istiod_cert_name);
         let renew_before = positive(c, "istiod_cert_renew_before", &self.istiod_cert_renew_before);
-        let seen = &self.istiod_cert_additional_annotations;
+        let seen = self.istiod_cert_additional_annotations.join(",");
         let annotations = c.check(
             "istiod_cert_additional_annotations",
-            seen,
+            &seen,
             "KEY=VALUE with commas between them",
-            annotations::parse(seen),
+            annotations::parse(&seen),
         );
         if ttl.is_some_and(|ttl| ttl < CERT_MANAGER_MIN) {
             let why = "cert-manager takes no shorter one for a Certificate";

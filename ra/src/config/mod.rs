@@ -14,6 +14,7 @@ mod listen;
 mod log;
 mod mesh;
 mod serving;
+mod serving_tls;
 mod tokens;
 mod values;
 mod without_effect;
@@ -29,6 +30,7 @@ use ensign_daemon::settings::{self, Checker, Problems};
 use ensign_pki::TrustDomain;
 
 pub use distribution::RootsConfig;
+pub use istio_csr::RefusedFlag;
 pub use istiod::{IstiodSettings, IstiodSigner};
 pub use kubernetes::KubernetesConfig;
 pub use leader::LeaderConfig;
@@ -45,12 +47,13 @@ use self::listen::ListenArgs;
 use self::log::LogArgs;
 use self::mesh::MeshArgs;
 use self::serving::ServingArgs;
+use self::serving_tls::ServingTlsArgs;
 use self::tokens::TokenArgs;
 use self::values::{duration, positive};
 use self::without_effect::WithoutEffectArgs;
 use crate::authn::AuthnConfig;
 use crate::limits::LimitsConfig;
-use crate::serving::ServingSource;
+use crate::serving::{ServingSource, TlsProfile};
 
 /// Registration authority of Ensign: authenticates workloads, applies the operator's policy, has certificates signed.
 #[derive(Debug, Clone, Parser)]
@@ -71,6 +74,8 @@ pub struct Args {
     listen: ListenArgs,
     #[command(flatten)]
     serving: ServingArgs,
+    #[command(flatten)]
+    serving_tls: ServingTlsArgs,
     #[command(flatten)]
     leader: LeaderArgs,
     #[command(flatten)]
@@ -133,6 +138,8 @@ pub struct Config {
     pub listen: ListenConfig,
     /// Where the serving certificate comes from.
     pub serving: ServingSource,
+    /// What its listener speaks.
+    pub tls: TlsProfile,
     /// Where the replicas elect their leader.
     pub leader: LeaderConfig,
     /// Which namespaces get the roots of the control plane.
@@ -145,6 +152,8 @@ pub struct Config {
     pub addresses_file: Option<PathBuf>,
     /// How to log.
     pub log: LogConfig,
+    /// What was set and does nothing, in the words of the log.
+    pub without_effect: Vec<String>,
 }
 
 /// What the command line asks for.
@@ -159,6 +168,9 @@ pub enum Command {
 /// Why the command line cannot be obeyed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// A flag of istio-csr that we do not have.
+    #[error(transparent)]
+    Refused(#[from] RefusedFlag),
     /// Unknown flags, and the answers to `--help` and `--version`.
     #[error(transparent)]
     Usage(#[from] clap::Error),
@@ -174,7 +186,13 @@ impl Command {
         T: Into<std::ffi::OsString> + Clone,
     {
         let command = settings::command::<Args>();
-        let matches = command.clone().try_get_matches_from(line)?;
+        let matches = command
+            .clone()
+            .try_get_matches_from(line)
+            .map_err(|error| match RefusedFlag::of(&error) {
+                Some(refused) => ConfigError::Refused(refused),
+                None => ConfigError::Usage(error),
+            })?;
         let args = Args::from_arg_matches(&matches)?;
         let config = Config::check(&args, &matches, &command)?;
         if let Some(policy) = config.policy_text.as_deref().filter(|_| args.print_policy) {
@@ -212,6 +230,7 @@ impl Config {
         let authn = args.tokens.check(c, has_kubernetes);
         let listen = args.listen.check(c, matches);
         let serving = args.serving.check(c);
+        let tls = args.serving_tls.check(c);
         let leader = args.leader.check(c);
         let roots = args.distribution.check(c);
         let istio_namespace = kubernetes
@@ -226,7 +245,7 @@ impl Config {
         let signer_timeout = positive(c, "signer_timeout", &args.signer_timeout);
         let drain_timeout = duration(c, "drain_timeout", &args.drain_timeout, GoDuration::not_negative);
         let log = args.log.check(c);
-        args.without_effect.check(c);
+        let without_effect = args.without_effect.check(c);
         let config = (|| {
             let mesh = mesh?;
             Some(Self {
@@ -240,12 +259,14 @@ impl Config {
                 signer_timeout: signer_timeout?,
                 listen: listen?,
                 serving: serving?,
+                tls: tls?,
                 leader: leader?,
                 roots: roots?,
                 istiod: istiod.ok()?,
                 drain_timeout: drain_timeout?,
                 addresses_file: args.addresses_file.as_ref().map(PathBuf::from),
                 log: log?,
+                without_effect,
             })
         })();
         checker.finish(config)

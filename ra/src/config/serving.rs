@@ -48,6 +48,7 @@ pub(super) struct ServingArgs {
     /// Lifetime to ask that signer for; renewed at two thirds of it
     #[arg(
         long,
+        short = 't',
         env = "ENSIGN_RA_SERVING_CERTIFICATE_DURATION",
         default_value = "1h",
         value_name = "DURATION"
@@ -70,9 +71,10 @@ pub(super) struct ServingArgs {
         visible_alias = "serving-certificate-dns-names",
         env = "ENSIGN_RA_SERVING_DNS_NAMES",
         default_value = "istiod.istio-system.svc,ensign-ra.istio-system.svc,localhost",
-        value_name = "LIST"
+        value_name = "LIST",
+        value_delimiter = ','
     )]
-    serving_dns_names: String,
+    serving_dns_names: Vec<String>,
     /// How long a new root of it is with the namespaces before a certificate under it is shown
     #[arg(
         long,
@@ -130,7 +132,7 @@ impl ServingArgs {
             }
             Source::Folder => {
                 let dir = path(c, "serving_ca_dir", self.serving_ca_dir.as_deref());
-                let names = list(c, "serving_dns_names", &self.serving_dns_names);
+                let names = list(c, "serving_dns_names", &self.serving_dns_names.join(","));
                 Some(ServingSource::OwnCa {
                     dir: dir?,
                     names: names?,
@@ -143,7 +145,7 @@ impl ServingArgs {
                     "serving_ca_secret",
                     self.serving_ca_secret.as_deref().unwrap_or_default(),
                 );
-                let names = list(c, "serving_dns_names", &self.serving_dns_names);
+                let names = list(c, "serving_dns_names", &self.serving_dns_names.join(","));
                 Some(ServingSource::CaSecret {
                     name: name?,
                     names: names?,
@@ -167,7 +169,7 @@ impl ServingArgs {
             None => Some(None),
         };
         let secret = subdomain(c, "serving_secret", &self.serving_secret);
-        let names = list(c, "serving_dns_names", &self.serving_dns_names);
+        let names = list(c, "serving_dns_names", &self.serving_dns_names.join(","));
         let ttl = positive(c, "serving_certificate_duration", &self.serving_certificate_duration);
         let key_type = self.key_type(c);
         Some(IssuedConfig {

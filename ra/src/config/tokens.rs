@@ -90,8 +90,8 @@ pub(super) struct TokenArgs {
     )]
     enable_client_cert_authenticator: String,
     /// Accounts that may ask for the pods on their node (ztunnel): NAMESPACE/SERVICEACCOUNT, separated by commas
-    #[arg(long, env = "CA_TRUSTED_NODE_ACCOUNTS", value_name = "LIST")]
-    ca_trusted_node_accounts: Option<String>,
+    #[arg(long, env = "CA_TRUSTED_NODE_ACCOUNTS", value_name = "LIST", value_delimiter = ',')]
+    ca_trusted_node_accounts: Vec<String>,
     /// How far clocks may be apart when the times of a token are checked
     #[arg(long, env = "ENSIGN_RA_CLOCK_SKEW", default_value = "10s", value_name = "DURATION")]
     clock_skew: String,
@@ -125,7 +125,7 @@ impl TokenArgs {
         );
         let trusted = c.parse(
             "ca_trusted_node_accounts",
-            self.trusted(),
+            &self.trusted(),
             "NAMESPACE/SERVICEACCOUNT entries, separated by commas",
         );
         let leeway = duration(c, "clock_skew", &self.clock_skew, GoDuration::not_negative);
@@ -150,8 +150,8 @@ impl TokenArgs {
         self.check_kubernetes(c, &config, kubernetes).then_some(config)
     }
 
-    fn trusted(&self) -> &str {
-        self.ca_trusted_node_accounts.as_deref().unwrap_or_default()
+    fn trusted(&self) -> String {
+        self.ca_trusted_node_accounts.join(",")
     }
 
     fn mode(&self, c: &mut Checker<'_>) -> Option<Mode> {
@@ -244,7 +244,7 @@ impl TokenArgs {
                 needs(c, "remote_clusters", &self.remote_clusters, "false");
             }
             if !config.trusted_node_accounts.is_empty() {
-                needs(c, "ca_trusted_node_accounts", self.trusted(), "nothing");
+                needs(c, "ca_trusted_node_accounts", &self.trusted(), "nothing");
             }
         } else if config.remote_clusters && matches!(config.mode, Mode::JwksFile { .. }) {
             let why = "one file of keys is for one cluster";

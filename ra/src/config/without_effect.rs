@@ -29,9 +29,23 @@ pub(super) struct WithoutEffectArgs {
 }
 
 impl WithoutEffectArgs {
-    pub(super) fn check(&self, c: &mut Checker<'_>) {
+    /// What to say of those that somebody set.
+    pub(super) fn check(&self, c: &mut Checker<'_>) -> Vec<String> {
+        let mut said = Vec::new();
         let limiter = &self.disable_kubernetes_client_rate_limiter;
-        _ = c.parse::<bool>("disable_kubernetes_client_rate_limiter", limiter, "true or false");
-        _ = count(c, "max_concurrent_reconciles", &self.max_concurrent_reconciles, 1);
+        if c.parse("disable_kubernetes_client_rate_limiter", limiter, "true or false") == Some(true) {
+            let name = c.name("disable_kubernetes_client_rate_limiter");
+            said.push(format!(
+                "{name} has no effect: requests to the API server are never throttled here"
+            ));
+        }
+        let workers = &self.max_concurrent_reconciles;
+        if count(c, "max_concurrent_reconciles", workers, 1).is_some_and(|workers| workers > 1) {
+            let name = c.name("max_concurrent_reconciles");
+            said.push(format!(
+                "{name} has no effect: one leader writes to the namespaces, as many at once as it takes"
+            ));
+        }
+        said
     }
 }

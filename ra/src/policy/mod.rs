@@ -23,6 +23,7 @@ use ensign_pki::{KeyType, TrustDomain};
 pub use compose::{API_VERSION, Istio, Sources};
 pub use defaults::ChosenBy;
 pub use denial::Denial;
+pub(crate) use ensign_pki::dns_name::{is_label as is_dns_label, is_subdomain as is_dns_subdomain};
 pub use istio::{IstioSettings, SignerChoice};
 pub use limits::{Rate, SignerLimits};
 pub use mistakes::PolicyError;
@@ -30,7 +31,6 @@ pub(crate) use signers::LONGEST_REQUEST;
 pub use spec::{
     Backend, CertManagerSpec, ConfigMapRef, IssuerRef, KubernetesCsrSpec, LocalSpec, RequestSpec, RootsSpec, SignerSpec,
 };
-pub(crate) use spec::{is_dns_label, is_dns_subdomain};
 pub use ttl::{TtlBounds, TtlChange};
 
 use self::defaults::{DefaultSigner, Defaults};

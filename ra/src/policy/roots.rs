@@ -12,7 +12,8 @@ use serde_saphyr::Spanned;
 use super::form::{Roots, Signer};
 use super::mistakes::Mistakes;
 use super::signers::Common;
-use super::spec::{IssuerRef, RootsSpec, is_dns_label, is_dns_subdomain};
+use super::spec::{IssuerRef, RootsSpec};
+use super::{is_dns_label, is_dns_subdomain};
 use crate::mesh::{KubernetesSigner, Mesh};
 
 /// Where roots come from, looked up as far as they are in hand.

@@ -9,7 +9,7 @@ use serde_saphyr::Spanned;
 
 use super::form::RuleForm;
 use super::mistakes::Mistakes;
-use super::spec::{is_dns_label, is_dns_subdomain};
+use super::{is_dns_label, is_dns_subdomain};
 use crate::signer::SignerName;
 
 /// One rule of the policy.

@@ -16,11 +16,10 @@ use super::limits::SignerLimits;
 use super::mistakes::Mistakes;
 use super::roots::{self, CERT_MANAGER, Found, one_source, signer_of_issuer};
 use super::spec::{
-    Backend, CertManagerSpec, ConfigMapRef, IssuerRef, KubernetesCsrSpec, LocalSpec, RequestSpec, RootsSpec,
-    SignerSpec, is_dns_label, is_dns_subdomain,
+    Backend, CertManagerSpec, ConfigMapRef, IssuerRef, KubernetesCsrSpec, LocalSpec, RequestSpec, RootsSpec, SignerSpec,
 };
 use super::ttl::TtlBounds;
-use super::{Rootless, SignerPolicy};
+use super::{Rootless, SignerPolicy, is_dns_label, is_dns_subdomain};
 use crate::mesh::{KubernetesSigner, Mesh};
 use crate::signer::{SignerName, annotations};
 

@@ -174,7 +174,7 @@ impl Acceptor {
         let Some(serving) = &self.asks else {
             return Ok((Arc::clone(&self.tls), None));
         };
-        let (config, possession) = asking(Arc::clone(serving) as _)?;
+        let (config, possession) = asking(Arc::clone(serving) as _, &serving.speaks)?;
         Ok((config, Some(possession)))
     }
 

@@ -16,6 +16,8 @@ use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
 use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 use rustls_pki_types::{CertificateDer, UnixTime};
 
+use super::TlsProfile;
+
 /// Whether the peer of one connection proved that it has its certificate's key.
 #[derive(Debug)]
 pub(super) struct Possession {
@@ -26,14 +28,14 @@ pub(super) struct Possession {
 /// Settings for one connection, and what it will know of its peer.
 pub(super) fn asking(
     certificate: Arc<dyn ResolvesServerCert>,
+    speaks: &TlsProfile,
 ) -> Result<(Arc<ServerConfig>, Arc<Possession>), rustls::Error> {
-    let provider = crypto::provider();
     let possession = Arc::new(Possession {
         proven: AtomicBool::new(false),
-        algorithms: provider.signature_verification_algorithms,
+        algorithms: crypto::provider().signature_verification_algorithms,
     });
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(super::VERSIONS)?
+    let mut config = speaks
+        .server()?
         .with_client_cert_verifier(Arc::clone(&possession) as Arc<dyn ClientCertVerifier>)
         .with_cert_resolver(certificate);
     config.alpn_protocols = vec![super::ALPN.to_vec()];

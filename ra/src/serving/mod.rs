@@ -16,6 +16,7 @@ mod health;
 mod issued;
 mod leaf;
 mod own_ca;
+mod profile;
 
 #[cfg(test)]
 mod tests;
@@ -46,6 +47,7 @@ pub use self::{
     connection::{Peer, TlsConnection},
     health::follow_health,
     own_ca::refuse_overlap,
+    profile::{TlsProfile, TlsProfileError},
 };
 use crate::{
     desk::{Desk, Which, pick},
@@ -125,6 +127,7 @@ pub struct ServingHost<'a> {
 #[derive(Clone)]
 pub struct Serving {
     current: watch::Receiver<Arc<Shown>>,
+    speaks: TlsProfile,
 }
 
 /// What is shown at one time.
@@ -284,13 +287,23 @@ impl Serving {
                 issued::open(source, host, home).await
             }
         };
-        Ok(Self { current })
+        Ok(Self {
+            current,
+            speaks: TlsProfile::default(),
+        })
+    }
+
+    /// With another choice of what TLS speaks.
+    #[must_use]
+    pub fn speaking(self, speaks: TlsProfile) -> Self {
+        Self { speaks, ..self }
     }
 
     /// Settings for a TLS listener that always shows the certificate of the moment.
     pub fn server_config(&self) -> Result<Arc<ServerConfig>, ServingError> {
-        let mut config = ServerConfig::builder_with_provider(crypto::provider())
-            .with_protocol_versions(VERSIONS)?
+        let mut config = self
+            .speaks
+            .server()?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(self.clone()));
         config.alpn_protocols = vec![ALPN.to_vec()];
@@ -342,8 +355,7 @@ impl fmt::Debug for Serving {
     }
 }
 
-/// What is spoken.
-const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
+/// The one protocol within TLS.
 const ALPN: &[u8] = b"h2";
 
 // === impl Face ===

@@ -18,15 +18,15 @@ mod set;
 
 use std::{
     fmt::{self, Display},
-    str::FromStr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use ensign_pki::{Csr, SpiffeId, crypto, hex};
 use futures::future::BoxFuture;
-use thiserror::Error;
 use tokio::time::Instant;
+
+pub use ensign_pki::{SignerName, SignerNameError};
 
 pub(crate) use self::cert_manager::issuer_in_effect;
 pub use self::{
@@ -38,7 +38,6 @@ pub use self::{
     server::{ServerCsr, ServerCsrError, ServerIdentity, ServerIssuance},
     set::{Host, NotSigned, OpenError, Running, Signers, TrustHost},
 };
-use crate::policy::is_dns_subdomain;
 
 /// Something that turns a checked request into a certificate.
 ///
@@ -111,20 +110,6 @@ pub struct Pod {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct IdempotencyKey(Arc<str>);
 
-/// A signer's name as workloads see it in `CertSigner`: a DNS subdomain, such as `foo`, or `ns.issuer` for an issuer of a
-/// namespace, as Istio's agents ask for it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SignerName(Arc<str>);
-
-/// A text that is no signer name.
-#[derive(Debug, Error, PartialEq, Eq)]
-#[error(
-    "signer name {name:?} is not a DNS subdomain: use labels of a-z, 0-9 and '-' with '.' between them, each of 1 to 63 characters with '-' neither first nor last, 253 in all"
-)]
-pub struct SignerNameError {
-    name: String,
-}
-
 // === impl IdempotencyKey ===
 
 impl IdempotencyKey {
@@ -158,35 +143,6 @@ impl IdempotencyKey {
 }
 
 impl Display for IdempotencyKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-// === impl SignerName ===
-
-impl SignerName {
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for SignerName {
-    type Err = SignerNameError;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        if is_dns_subdomain(name) {
-            Ok(Self(name.into()))
-        } else {
-            Err(SignerNameError {
-                name: name.chars().take(80).collect(),
-            })
-        }
-    }
-}
-
-impl Display for SignerName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }

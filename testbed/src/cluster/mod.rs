@@ -20,9 +20,11 @@ mod kubeconfig;
 mod meeting;
 mod objects;
 mod options;
+mod pod_runner;
 mod port;
 mod session;
 mod shared;
+mod tls;
 
 pub use self::{
     access::Access,
@@ -33,6 +35,7 @@ pub use self::{
     deploy::{Account, Manifests, Places, Right},
     objects::{IssuerRef, TokenOf, USAGES, issued, unique},
     options::ClusterOptions,
+    pod_runner::PodRunner,
     session::{down, session},
     shared::{SharedCluster, supervise},
 };

@@ -5,6 +5,7 @@
 //! of istio-csr has become is in docs/migrate-from-istio-csr.md.
 
 mod policy_text;
+mod refused;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,8 @@ use clap::{ArgMatches, Args};
 use ensign_daemon::GoDuration;
 use ensign_daemon::settings::Checker;
 use ensign_pki::TrustDomain;
+
+pub use self::refused::RefusedFlag;
 
 use self::policy_text::PolicyText;
 use super::kubernetes::Noted;
@@ -90,10 +93,10 @@ pub(super) struct IstioCsrArgs {
     #[arg(
         long,
         env = "ENSIGN_RA_CERTIFICATE_REQUEST_ADDITIONAL_ANNOTATIONS",
-        default_value = "",
-        value_name = "LIST"
+        value_name = "LIST",
+        value_delimiter = ','
     )]
-    certificate_request_additional_annotations: String,
+    certificate_request_additional_annotations: Vec<String>,
     /// As in istio-csr: keep CertificateRequests, for a person to look at
     #[arg(
         long,
@@ -238,14 +241,14 @@ impl IstioCsrArgs {
     }
 
     fn annotations(&self, c: &mut Checker<'_>) -> Option<Vec<(&str, &str)>> {
-        let seen = self.certificate_request_additional_annotations.as_str();
-        let entries = seen.split(',').filter(|entry| !entry.is_empty());
+        let entries = self.certificate_request_additional_annotations.iter();
+        let entries = entries.filter(|entry| !entry.is_empty());
         let read: Option<Vec<_>> = entries.map(|entry| entry.split_once('=')).collect();
         if read.is_none() {
             let why = "an entry has no `=`; a value cannot hold a comma";
             c.refuse(
                 "certificate_request_additional_annotations",
-                seen,
+                &self.certificate_request_additional_annotations.join(","),
                 "KEY=VALUE entries, separated by commas",
                 why,
             );

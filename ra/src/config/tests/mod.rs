@@ -2,6 +2,8 @@
 //! is not touched.
 
 mod control_plane;
+mod istio_csr_flags;
+mod istiod_variables;
 
 use clap::CommandFactory as _;
 use ensign_daemon::logging::LogFormat;

@@ -23,7 +23,8 @@ impl Clock for Hands {
 
 fn serving(shown: Shown) -> (watch::Sender<Arc<Shown>>, Serving) {
     let (sender, current) = watch::channel(Arc::new(shown));
-    (sender, Serving { current })
+    let speaks = TlsProfile::default();
+    (sender, Serving { current, speaks })
 }
 
 fn absent(ready: bool) -> Shown {

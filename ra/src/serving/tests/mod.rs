@@ -2,6 +2,7 @@
 
 mod handover;
 mod health;
+mod profile;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

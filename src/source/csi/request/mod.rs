@@ -140,7 +140,7 @@ impl Volume {
             signer.parse::<SignerName>().map_err(|_| Refusal::Attribute {
                 name: SIGNER,
                 seen: quoted(signer),
-                expected: "the name of a signer: lower-case letters, digits and `-`".to_owned(),
+                expected: "the name of a signer: lower-case letters, digits and `-`, with `.` between parts".to_owned(),
             })
         });
         let key_type = match key_type.filter(|kind| !kind.is_empty()) {

@@ -76,6 +76,13 @@ fn each_attribute_is_read() {
     );
 }
 
+/// As the RA accepts it: both programs share the type.
+#[test]
+fn an_issuer_of_a_namespace_is_a_signer() {
+    let publish = with(&[("signer", "istio-system.istio-ca")]).unwrap();
+    assert_eq!(publish.volume.signer.unwrap().as_str(), "istio-system.istio-ca");
+}
+
 #[test_case("signer", "A.B/c", "attribute"; "signer")]
 #[test_case("keyType", "RSA-4096", "attribute"; "a kind of key that the operator did not list")]
 #[test_case("keyType", "p-256", "attribute"; "an unknown kind of key")]

@@ -28,7 +28,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Access, unique};
+use super::{Access, tls, unique};
 use crate::wait::{self, PATIENCE};
 
 /// The requests that a hook sees.
@@ -94,7 +94,7 @@ impl AdmissionHook {
             probed: AtomicBool::new(false),
             held: sender,
         });
-        let tls = server::tls(&access.serving_certificate()?)?;
+        let tls = tls::acceptor(&access.serving_certificate()?)?;
         let mut server = JoinSet::new();
         server.spawn(server::serve(listener, tls, Arc::clone(&state)));
 

@@ -2,31 +2,16 @@
 
 use std::{convert::Infallible, sync::Arc};
 
-use anyhow::Context;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use rustls::ServerConfig;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 use super::{State, Verdict};
-use crate::cluster::Credential;
-
-pub(super) fn tls(credential: &Credential) -> anyhow::Result<TlsAcceptor> {
-    let certificate =
-        CertificateDer::from_pem_slice(credential.certificate_pem.as_bytes()).context("no certificate")?;
-    let key = PrivateKeyDer::from_pem_slice(credential.key_pem.as_bytes()).context("no key")?;
-    let config = ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .context("the key does not fit")?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
-}
 
 /// Serves until it is dropped. A connection that fails is the API server's to open again.
 pub(super) async fn serve(listener: TcpListener, tls: TlsAcceptor, state: Arc<State>) {

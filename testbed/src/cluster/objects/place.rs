@@ -1,5 +1,7 @@
 //! Where a workload would run: its namespace, its account, its node and its pod.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ServiceAccount};
 use kube::{
@@ -65,6 +67,28 @@ impl Access {
             &format!("node {name}"),
         )
         .await
+    }
+
+    /// A node that the scheduler takes, with room for ten pods and these labels; still without a kubelet.
+    pub async fn schedulable_node(&self, name: &str, labels: &BTreeMap<&str, &str>) -> anyhow::Result<Node> {
+        self.node(name).await?;
+        let nodes = Api::<Node>::all(self.admin());
+        let mut all = BTreeMap::from([("kubernetes.io/hostname", name), ("kubernetes.io/os", "linux")]);
+        all.extend(labels);
+        // Admission taints a new node, and the controller that would take the taint away does not run here.
+        let patch = json!({ "metadata": { "labels": all }, "spec": { "taints": null } });
+        nodes
+            .patch(name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+            .with_context(|| format!("cannot label node {name}"))?;
+        let room = json!({ "cpu": "4", "memory": "8Gi", "pods": "10" });
+        let status = json!({ "status": {
+            "capacity": room, "allocatable": room, "conditions": [{ "type": "Ready", "status": "True" }],
+        } });
+        nodes
+            .patch_status(name, &PatchParams::default(), &Patch::Merge(&status))
+            .await
+            .with_context(|| format!("cannot make node {name} ready"))
     }
 
     /// A pod that says of itself that it runs, on a node that need not exist.

@@ -1,0 +1,236 @@
+//! One pod as one process.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context;
+use http::Method;
+use k8s_openapi::api::core::v1::{Container, Pod};
+use kube::ResourceExt as _;
+use tokio::time::Instant;
+
+use super::{
+    parts::{self, container},
+    status::{self, State},
+};
+use crate::{
+    cluster::Access,
+    folder::Folder,
+    http as client,
+    process::{Log, Program, Spec, own_binary},
+};
+
+/// The RA's ports: what the manifest says, the flag that moves it, and its name in the addresses file.
+const PORTS: [(i32, &str, &str); 3] = [
+    (6443, "--grpc-addr", "grpc"),
+    (6060, "--readyz-addr", "readyz"),
+    (9402, "--metrics-addr", "metrics"),
+];
+/// A kubelet takes up to a minute and more; nobody relies on that.
+const REFILL: Duration = Duration::from_secs(2);
+/// Tokens are renewed long before their end, as a kubelet does.
+const NEW_TOKEN: Duration = Duration::from_mins(20);
+
+pub(super) struct Replica {
+    folder: Folder,
+    program: Option<Program>,
+    addresses: BTreeMap<String, SocketAddr>,
+    restarts: u32,
+    /// What the API server knows of it.
+    said: Option<State>,
+    filled: Option<Instant>,
+    token: Option<Instant>,
+}
+
+// === impl Replica ===
+
+impl Replica {
+    pub(super) fn new(pod: &Pod) -> anyhow::Result<Self> {
+        container(pod)?;
+        Ok(Self {
+            folder: Folder::new()?,
+            program: None,
+            addresses: BTreeMap::new(),
+            restarts: 0,
+            said: None,
+            filled: None,
+            token: None,
+        })
+    }
+
+    pub(super) fn grpc(&self) -> Option<SocketAddr> {
+        self.addresses.get("grpc").copied()
+    }
+
+    pub(super) fn ready_grpc(&self) -> Option<SocketAddr> {
+        let ready = matches!(self.said, Some(State::Running { ready: true, .. }));
+        self.grpc().filter(|_| ready)
+    }
+
+    pub(super) fn log(&self) -> Option<Log> {
+        self.program.as_ref().map(|program| program.log().clone())
+    }
+
+    /// Starts what is to run, and says how it is.
+    pub(super) async fn look(&mut self, access: &Access, pod: &Pod) -> anyhow::Result<()> {
+        let state = match self.fill(access, pod).await? {
+            Err(why) => State::Waiting(why),
+            Ok(()) => match self.run(access, pod).await? {
+                Err(why) => State::Waiting(why),
+                Ok(()) => State::Running {
+                    ready: self.is_ready(container(pod)?).await,
+                    restarts: self.restarts,
+                },
+            },
+        };
+        if self.said.as_ref() != Some(&state) && status::write(access, pod, &state, &address_of(pod)).await {
+            self.said = Some(state);
+        }
+        Ok(())
+    }
+
+    /// SIGTERM, and waits.
+    pub(super) async fn stop(mut self) -> anyhow::Result<()> {
+        if let Some(program) = &mut self.program
+            && !program.has_ended()
+        {
+            program.terminate().await?;
+        }
+        self.folder.discard();
+        Ok(())
+    }
+
+    fn volume(&self, name: &str) -> PathBuf {
+        self.folder.join("volumes").join(name)
+    }
+
+    /// Volumes as they are now; a running process sees changes.
+    async fn fill(&mut self, access: &Access, pod: &Pod) -> anyhow::Result<Result<(), String>> {
+        let now = Instant::now();
+        if self.filled.is_some_and(|last| now < last + REFILL) {
+            return Ok(Ok(()));
+        }
+        let renew = self.token.is_none_or(|last| now > last + NEW_TOKEN);
+        let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+        for volume in volumes.filter(|volume| renew || volume.projected.is_none()) {
+            match parts::fill(access, pod, volume, &self.volume(&volume.name)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(why)) => return Ok(Err(why)),
+                // The API server is away: what there is stays.
+                Err(_) if self.program.is_some() => return Ok(Ok(())),
+                Err(error) => return Err(error),
+            }
+        }
+        self.filled = Some(now);
+        if renew {
+            self.token = Some(now);
+        }
+        Ok(Ok(()))
+    }
+
+    async fn run(&mut self, access: &Access, pod: &Pod) -> anyhow::Result<Result<(), String>> {
+        match &mut self.program {
+            Some(program) => {
+                if program.has_ended() {
+                    self.restarts += 1;
+                    drop(std::fs::remove_file(self.folder.join("addresses")));
+                    self.addresses.clear();
+                    program.restart()?;
+                }
+            }
+            None => {
+                let env = match parts::environment(access, pod, container(pod)?).await? {
+                    Ok(env) => env,
+                    Err(why) => return Ok(Err(why)),
+                };
+                self.program = Some(Program::start(self.spec(access, pod, env)?, self.folder.path())?);
+            }
+        }
+        if self.addresses.is_empty()
+            && let Ok(text) = std::fs::read_to_string(self.folder.join("addresses"))
+        {
+            self.addresses = serde_json::from_str(&text).context("not an addresses file")?;
+        }
+        Ok(Ok(()))
+    }
+
+    fn spec(&self, access: &Access, pod: &Pod, env: BTreeMap<String, String>) -> anyhow::Result<Spec> {
+        let container = container(pod)?;
+        let kubeconfig = access.kubeconfig_with_token_file(&self.token_file(pod)?);
+        let kubeconfig = self.folder.write("kubeconfig", kubeconfig)?;
+        let path = |path: &Path| path.display().to_string();
+        let ours = [
+            format!("--kubeconfig={}", path(&kubeconfig)),
+            format!("--addresses-file={}", path(&self.folder.join("addresses"))),
+        ];
+        let ports = PORTS.map(|(_, flag, _)| format!("{flag}=127.0.0.1:0"));
+        let said = container.args.iter().flatten().map(|arg| self.here(container, arg));
+        let env = env
+            .into_iter()
+            .map(|(name, value)| (name, self.here(container, &value)));
+        Ok(Spec {
+            name: pod.name_any(),
+            binary: own_binary("ensign-ra")?,
+            args: said.chain(ours).chain(ports).collect(),
+            env: env.collect(),
+        })
+    }
+
+    /// Where the token for the API server is, of which a program in a pod knows by itself.
+    fn token_file(&self, pod: &Pod) -> anyhow::Result<PathBuf> {
+        const PLACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+        let mounts = container(pod)?.volume_mounts.iter().flatten();
+        let mut found = mounts.filter(|mount| mount.mount_path == PLACE);
+        let mount = found
+            .next()
+            .with_context(|| format!("{} mounts no token", pod.name_any()))?;
+        Ok(self.volume(&mount.name).join("token"))
+    }
+
+    /// A text with the paths of volumes as they are here.
+    fn here(&self, container: &Container, text: &str) -> String {
+        let mounts = container.volume_mounts.iter().flatten();
+        mounts.fold(text.to_owned(), |text, mount| {
+            text.replace(&mount.mount_path, &self.volume(&mount.name).display().to_string())
+        })
+    }
+
+    async fn is_ready(&self, container: &Container) -> bool {
+        let probe = container
+            .readiness_probe
+            .as_ref()
+            .and_then(|probe| probe.http_get.as_ref());
+        let address = probe.and_then(|probe| {
+            let named = container.ports.iter().flatten().find(|port| match &probe.port {
+                k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int(number) => {
+                    port.container_port == *number
+                }
+                k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::String(name) => {
+                    port.name.as_ref() == Some(name)
+                }
+            })?;
+            let (_, _, name) = PORTS.iter().find(|(number, _, _)| *number == named.container_port)?;
+            Some((*self.addresses.get(*name)?, probe.path.as_deref().unwrap_or("/")))
+        });
+        match address {
+            Some((address, path)) => client::request(address, Method::GET, path, &[])
+                .await
+                .is_ok_and(|answer| answer.status.is_success()),
+            None => false,
+        }
+    }
+}
+
+/// An address that nobody has, another for each pod: the API server takes none of loopback.
+fn address_of(pod: &Pod) -> String {
+    let uid = pod.uid().unwrap_or_default();
+    let hash = uid
+        .bytes()
+        .fold(0_u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
+    let [_, _, a, b] = hash.to_be_bytes();
+    format!("10.1.{a}.{b}")
+}

@@ -1,0 +1,151 @@
+//! A page of docs/ as a person reads it: its commands, section by section, run in a shell with kubectl.
+
+use std::{ffi::OsString, path::Path, process::Stdio};
+
+use anyhow::{Context as _, ensure};
+use ensign_testbed::{
+    cluster::{Access, kubectl},
+    folder::Folder,
+};
+use tokio::process::Command;
+
+/// What a page tells to type, by the headings of its sections.
+pub(crate) struct Page(Vec<(String, Vec<String>)>);
+
+/// Where the commands are typed: a folder with `deploy/` in it, kubectl on PATH, and nothing of the developer's own.
+pub(crate) struct Shell {
+    folder: Folder,
+    path: OsString,
+    kubeconfig: OsString,
+}
+
+/// What a block of commands printed.
+#[derive(Debug)]
+pub(crate) struct Printed {
+    pub(crate) success: bool,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+// === impl Page ===
+
+impl Page {
+    /// Commands are what stands between fences of the language `sh`.
+    pub(crate) fn parse(text: &str) -> Self {
+        let mut sections = vec![(String::new(), Vec::new())];
+        let mut block: Option<(bool, String)> = None;
+        for line in text.lines() {
+            let fence = line.strip_prefix("```");
+            match (&mut block, fence) {
+                (Some((commands, lines)), Some(_)) => {
+                    if let (true, Some((_, blocks))) = (*commands, sections.last_mut()) {
+                        blocks.push(std::mem::take(lines));
+                    }
+                    block = None;
+                }
+                (Some((_, lines)), None) => {
+                    lines.push_str(line);
+                    lines.push('\n');
+                }
+                (None, Some(language)) => block = Some((language == "sh", String::new())),
+                (None, None) => {
+                    if let Some(title) = line.strip_prefix("## ") {
+                        sections.push((title.to_owned(), Vec::new()));
+                    }
+                }
+            }
+        }
+        sections.retain(|(_, blocks)| !blocks.is_empty());
+        Self(sections)
+    }
+
+    /// The sections that hold commands.
+    pub(crate) fn sections(&self) -> Vec<&str> {
+        self.0.iter().map(|(title, _)| title.as_str()).collect()
+    }
+
+    /// All commands of a section.
+    pub(crate) fn text(&self, title: &str) -> String {
+        let blocks = self.0.iter().filter(|(found, _)| found == title);
+        blocks
+            .flat_map(|(_, blocks)| blocks.iter().map(String::as_str))
+            .collect()
+    }
+
+    /// The blocks of a section: exactly so many, so that none is left out.
+    pub(crate) fn blocks<const N: usize>(&self, title: &str) -> anyhow::Result<&[String; N]> {
+        let section = self.0.iter().find(|(found, _)| found == title);
+        let (_, blocks) = section.with_context(|| format!("no section {title:?} holds commands"))?;
+        let found = blocks.len();
+        blocks
+            .as_slice()
+            .try_into()
+            .with_context(|| format!("{title:?} has {found} blocks of commands, the test runs {N}"))
+    }
+}
+
+// === impl Shell ===
+
+impl Shell {
+    /// As the administrator of a cluster.
+    pub(crate) fn new(access: &Access) -> anyhow::Result<Self> {
+        let folder = Folder::new()?;
+        std::os::unix::fs::symlink(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy"), folder.join("deploy"))?;
+        let kubectl = kubectl()?;
+        let programs = kubectl.parent().context("kubectl is in a folder")?;
+        let usual = [programs, Path::new("/usr/bin"), Path::new("/bin")];
+        Ok(Self {
+            path: std::env::join_paths(usual)?,
+            kubeconfig: access.admin_kubeconfig().into(),
+            folder,
+        })
+    }
+
+    /// Runs a block; it fails at its first command that does.
+    pub(crate) async fn try_run(&self, block: &str) -> anyhow::Result<Printed> {
+        let output = Command::new("sh")
+            .args(["-eu", "-c", block])
+            .current_dir(self.folder.path())
+            .env_clear()
+            .env("PATH", &self.path)
+            .env("HOME", self.folder.path())
+            .env("KUBECONFIG", &self.kubeconfig)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await
+            .context("cannot run a shell")?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok(Printed {
+            success: output.status.success(),
+            out: text(&output.stdout),
+            err: text(&output.stderr),
+        })
+    }
+
+    /// The same, and it must work.
+    pub(crate) async fn run(&self, block: &str) -> anyhow::Result<String> {
+        let printed = self.try_run(block).await?;
+        ensure!(
+            printed.success,
+            "these commands fail:\n{block}they print:\n{}{}",
+            printed.out,
+            printed.err
+        );
+        Ok(printed.out)
+    }
+
+    /// The work in it ended well.
+    pub(crate) fn finish(self) {
+        self.folder.discard();
+    }
+}
+
+#[test]
+fn blocks_are_found_by_their_section() {
+    let page =
+        Page::parse("# T\n\n## A\n\n```sh\na\nb\n```\n\n```yaml\nno: 1\n```\n\n## B\ntext\n\n## C\n```sh\nc\n```\n");
+    assert_eq!(page.sections(), ["A", "C"]);
+    assert_eq!(page.blocks("A").unwrap(), &["a\nb\n".to_owned()]);
+    assert!(page.blocks::<2>("C").is_err() && page.blocks::<1>("B").is_err());
+}
