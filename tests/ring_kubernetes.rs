@@ -12,16 +12,30 @@ mod authn;
 mod authority;
 #[path = "ring_kubernetes/bed/mod.rs"]
 mod bed;
+#[path = "ring_kubernetes/burst.rs"]
+mod burst;
 #[path = "ring_kubernetes/cert_manager.rs"]
 mod cert_manager;
 #[path = "ring_kubernetes/clusters.rs"]
 mod clusters;
+#[path = "ring_kubernetes/cost.rs"]
+mod cost;
+#[path = "ring_kubernetes/crowd.rs"]
+mod crowd;
+#[path = "ring_kubernetes/csr_approval.rs"]
+mod csr_approval;
 #[path = "ring_kubernetes/deploy.rs"]
 mod deploy;
 #[path = "ring_kubernetes/distribution.rs"]
 mod distribution;
 #[path = "ring_kubernetes/exercise.rs"]
 mod exercise;
+#[path = "ring_kubernetes/fleet.rs"]
+mod fleet;
+#[path = "ring_kubernetes/giving_up.rs"]
+mod giving_up;
+#[path = "ring_kubernetes/hostile.rs"]
+mod hostile;
 #[path = "ring_kubernetes/impersonation.rs"]
 mod impersonation;
 #[path = "ring_kubernetes/install.rs"]
@@ -46,13 +60,23 @@ mod object_life;
 mod page;
 #[path = "ring_kubernetes/program.rs"]
 mod program;
+#[path = "ring_kubernetes/pushback.rs"]
+mod pushback;
 #[path = "ring_kubernetes/replica.rs"]
 mod replica;
 #[path = "ring_kubernetes/rights.rs"]
 mod rights;
+#[path = "ring_kubernetes/rights_used.rs"]
+mod rights_used;
+#[path = "ring_kubernetes/rolling.rs"]
+mod rolling;
 #[path = "ring_kubernetes/roots.rs"]
 mod roots;
+#[path = "ring_kubernetes/scene.rs"]
+mod scene;
 #[path = "ring_kubernetes/seed_000.rs"]
 mod seed_000;
+#[path = "ring_kubernetes/seed_004.rs"]
+mod seed_004;
 #[path = "ring_kubernetes/serving.rs"]
 mod serving;

@@ -2,8 +2,8 @@
 //!
 //! Owns [`TestCa`] (certificates, right and wrong on demand), [`tokens`] (service account
 //! tokens as Kubernetes mints them, and bad ones), [`FakeRa`] and
-//! [`FakeEnvoy`] (the two ends that the agent talks to), scripts of outcomes, the search for secrets ([`leak`]),
-//! and the waiting and reading that every test needs. Knows neither the agent nor the RA.
+//! [`FakeEnvoy`] (the two ends that the agent talks to), [`PilotAgent`] (whom the RA answers in Istio), scripts of outcomes,
+//! the search for secrets ([`leak`]), and the waiting and reading that every test needs. Knows neither the agent nor the RA.
 //! A fake that fails panics: that is a failed test.
 #![allow(
     clippy::unwrap_used,
@@ -21,6 +21,7 @@ pub mod fake_ra;
 pub mod fault;
 pub mod leak;
 pub mod metrics;
+pub mod pilot_agent;
 pub mod script;
 pub mod tap;
 pub mod tokens;
@@ -30,4 +31,5 @@ pub use eventually::{eventually, patience};
 pub use fake_envoy::FakeEnvoy;
 pub use fake_ra::FakeRa;
 pub use fault::Fault;
+pub use pilot_agent::PilotAgent;
 pub use script::{Gate, Script, ScriptedOutcome};

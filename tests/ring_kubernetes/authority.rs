@@ -66,6 +66,8 @@ pub(crate) struct Granted {
 #[derive(Debug)]
 pub(crate) struct Refused {
     pub(crate) code: Code,
+    /// All that the client learns beside it.
+    pub(crate) text: String,
     pub(crate) reason: String,
     pub(crate) detail: String,
 }
@@ -219,6 +221,22 @@ impl Authority {
         }
     }
 
+    /// Asks with a CSR that may be anything, and must be refused.
+    pub(crate) async fn refuses_csr(&self, ask: &Ask, csr: String) -> anyhow::Result<Refused> {
+        let mut client = IstioCertificateServiceClient::new(self.channel.clone());
+        match client.create_certificate(ask.request(csr)?).await {
+            Ok(response) => anyhow::bail!("granted: {:?}", response.into_inner()),
+            Err(status) => self.refused(&status).await,
+        }
+    }
+
+    /// Sends something that is not even read: the code of the answer.
+    pub(crate) async fn refuses_unread(&self, ask: &Ask, csr: String) -> anyhow::Result<Code> {
+        let mut client = IstioCertificateServiceClient::new(self.channel.clone());
+        let answer = client.create_certificate(ask.request(csr)?).await;
+        Ok(answer.err().context("granted")?.code())
+    }
+
     /// Asks, and must be refused so.
     pub(crate) async fn refuses(&self, ask: &Ask, code: Code, reason: &str) -> anyhow::Result<Refused> {
         match self.ask(ask).await? {
@@ -245,6 +263,7 @@ impl Authority {
         let text = |field: &str| line[field].as_str().unwrap_or_default().to_owned();
         Ok(Refused {
             code: status.code(),
+            text: status.message().to_owned(),
             reason: text("reason"),
             detail: text("detail"),
         })

@@ -53,6 +53,17 @@ async fn mesh(bed: &Access, roots: &str) -> Result {
 
 /// Waits for a Secret with a pair for both revisions under this root; gives its leaf.
 async fn istiod_tls(bed: &Access, root: &str) -> Result<Certificate> {
+    istiod_tls_for(
+        bed,
+        root,
+        &["istiod.istio-system.svc", "istiod-canary.istio-system.svc"],
+    )
+    .await
+}
+
+/// The same for these names.
+pub(crate) async fn istiod_tls_for(bed: &Access, root: &str, dns: &[&str]) -> Result<Certificate> {
+    let dns: Vec<String> = dns.iter().map(|&name| name.to_owned()).collect();
     let roots = Bundle::parse_pem(root)?;
     until("istiod-tls under the root", PATIENCE, async || {
         let secret = secrets(bed).get("istiod-tls").await?;
@@ -71,10 +82,7 @@ async fn istiod_tls(bed: &Access, root: &str) -> Result<Certificate> {
         let chain = Chain::from_certificates(Certificate::parse_all(&text("tls.crt")?)?)?;
         let id = "spiffe://cluster.local/ns/istio-system/sa/istiod-service-account".parse()?;
         let names = ServerNames {
-            dns: &[
-                "istiod.istio-system.svc".to_owned(),
-                "istiod-canary.istio-system.svc".to_owned(),
-            ],
+            dns: &dns,
             id: Some(&id),
             ..ServerNames::default()
         };
@@ -89,7 +97,7 @@ async fn istiod_tls(bed: &Access, root: &str) -> Result<Certificate> {
 }
 
 /// Waits until a namespace's ConfigMap holds these roots among others; gives all of them.
-async fn root_cert(bed: &Access, namespace: &str, wanted: &[&str]) -> Result<String> {
+pub(crate) async fn root_cert(bed: &Access, namespace: &str, wanted: &[&str]) -> Result<String> {
     until("istio-ca-root-cert", PATIENCE, async || {
         let object = Api::<ConfigMap>::namespaced(bed.admin(), namespace)
             .get("istio-ca-root-cert")

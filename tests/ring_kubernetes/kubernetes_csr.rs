@@ -1,76 +1,24 @@
-//! Signer kubernetes-csr on the real API server: with the real cert-manager, and with a signer that misbehaves.
+//! Signer kubernetes-csr on the real API server: with the real cert-manager, and with a signer that misbehaves. Who approves
+//! is `csr_approval`'s.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use ensign_ra::signer::{Running, SignerError};
-use ensign_testbed::cluster::instant_signer::{Answer, Behaviour, InstantSigner, Order, Serves};
-use ensign_testbed::cluster::{Access, Cluster, IssuerRef, unique};
+use ensign_testbed::cluster::instant_signer::{Answer, Behaviour, Order};
+use ensign_testbed::cluster::{Cluster, IssuerRef, unique};
 use ensign_testbed::wait::{self, PATIENCE};
 use ensign_testkit::{Fault, Gate, TestCa};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::PostParams;
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
-use crate::replica::{FOR_EVER, Installation, Replica, Wish, csr_signer, csr_signer_with};
+use crate::replica::{FOR_EVER, Installation, Replica, Wish, csr_signer};
+use crate::scene::Scene;
 
 type Result = anyhow::Result<()>;
-
-/// A signer of a test's own, and a replica that uses it.
-struct Scene {
-    name: String,
-    ca: TestCa,
-    signer: InstantSigner,
-    installation: Installation,
-    replica: Replica,
-}
-
-impl Scene {
-    async fn new(access: &Access) -> anyhow::Result<Self> {
-        let name = format!("example.com/{}", unique("foo"));
-        let ca = TestCa::with_intermediates("foo", 1);
-        let signer = InstantSigner::start(access, Serves::SignerName(name.clone()), &ca).await?;
-        let installation = Installation::new(access, &[&name], &[]).await?;
-        let replica = Replica::start(access, &installation).await?;
-        Ok(Self {
-            name,
-            ca,
-            signer,
-            installation,
-            replica,
-        })
-    }
-
-    async fn open(&self) -> anyhow::Result<Arc<Running>> {
-        let spec = csr_signer("foo", &self.name, &self.ca.root_pem());
-        self.replica.open(&spec).await
-    }
-
-    /// With little patience of the signer's.
-    async fn open_impatient(&self, approve: bool) -> anyhow::Result<Arc<Running>> {
-        let spec = csr_signer_with("foo", &self.name, &self.ca.root_pem(), |csr| {
-            csr.approve = approve;
-            csr.request.deadline = Duration::from_secs(2);
-        });
-        self.replica.open(&spec).await
-    }
-
-    /// The one object that is there.
-    async fn object(&self, access: &Access) -> anyhow::Result<CertificateSigningRequest> {
-        let mut there = self.installation.csrs(access).await?;
-        ensure!(there.len() == 1, "{} objects, expected one", there.len());
-        there.pop().context("none")
-    }
-
-    async fn nothing_is_left(&self, access: &Access) -> Result {
-        self.replica.settled().await;
-        let left = self.installation.csrs(access).await?;
-        ensure!(left.is_empty(), "left behind: {left:?}");
-        Ok(())
-    }
-}
 
 #[tokio::test]
 async fn cert_manager_signs_for_three_requests_and_no_read() -> Result {
@@ -265,191 +213,6 @@ async fn never_approved_and_never_issued_are_told_apart_and_stay_for_a_retry() -
 }
 
 #[tokio::test]
-async fn another_approves_and_we_write_nothing() -> Result {
-    let bed = Cluster::shared().await?;
-    let scene = Scene::new(&bed).await?;
-    let spec = csr_signer_with("foo", &scene.name, &scene.ca.root_pem(), |csr| csr.approve = false);
-    let foo = scene.replica.open(&spec).await?;
-    let mark = bed.audit().mark().await?;
-    let wish = Wish::new("foo", "app");
-    let asking = tokio::spawn({
-        let (wish, foo) = (wish.clone(), Arc::clone(&foo));
-        async move { wish.certificate(&foo).await }
-    });
-    scene.signer.saw(1).await?;
-    bed.approve(&bed.admin(), &scene.object(&bed).await?).await?;
-    asking.await??;
-    scene.nothing_is_left(&bed).await?;
-    let requests = bed
-        .audit()
-        .requests_by(&scene.installation.username)
-        .since(mark)
-        .await?;
-    assert_eq!(
-        requests.count("update", "certificatesigningrequests/approval"),
-        0,
-        "{requests:?}"
-    );
-    assert_eq!(requests.count("create", "certificatesigningrequests"), 1);
-    assert_eq!(requests.count("delete", "certificatesigningrequests"), 1);
-    bed.finish().await
-}
-
-#[tokio::test]
-async fn a_denial_by_another_is_one_about_the_caller() -> Result {
-    let bed = Cluster::shared().await?;
-    let scene = Scene::new(&bed).await?;
-    scene
-        .signer
-        .script()
-        .push(Behaviour::Deny("not in office hours".to_owned()));
-    let spec = csr_signer_with("foo", &scene.name, &scene.ca.root_pem(), |csr| csr.approve = false);
-    let foo = scene.replica.open(&spec).await?;
-    let error = Wish::new("foo", "app").ask(&foo).await.err().context("a certificate")?;
-    assert_eq!(
-        (error.reason(), error.code()),
-        ("approval_denied", tonic::Code::PermissionDenied)
-    );
-    ensure!(error.to_string().contains("not in office hours"), "{error}");
-    scene.nothing_is_left(&bed).await?;
-    bed.finish().await
-}
-
-/// What the API server itself says to approvals that come too late: the ground on which the engine stands.
-#[tokio::test]
-async fn a_late_approval_is_a_conflict_and_one_over_a_denial_is_invalid() -> Result {
-    let bed = Cluster::shared().await?;
-    let scene = Scene::new(&bed).await?;
-    scene.signer.script().set_default(Behaviour::Silent);
-    let csr_pem = Wish::new("foo", "app").csr.to_pem();
-    let csrs = Api::<CertificateSigningRequest>::all(bed.admin());
-    let code = |answer: kube::Result<CertificateSigningRequest>| match answer {
-        Err(kube::Error::Api(status)) => Ok(status.code),
-        other => bail!("{other:?}"),
-    };
-
-    let made = bed.signing_request(&bed.admin(), &scene.name, &csr_pem).await?;
-    let label = json!({ "metadata": { "labels": { "a": "b" } } });
-    let labelled = csrs
-        .patch(&made.name_any(), &PatchParams::default(), &Patch::Merge(&label))
-        .await?;
-    assert_eq!(
-        code(bed.approve(&bed.admin(), &made).await)?,
-        409,
-        "somebody labelled it"
-    );
-    bed.approve(&bed.admin(), &labelled).await?;
-
-    let made = bed.signing_request(&bed.admin(), &scene.name, &csr_pem).await?;
-    let mut denied = made.clone();
-    denied.status.get_or_insert_default().conditions = Some(vec![serde_json::from_value(
-        json!({ "type": "Denied", "status": "True", "reason": "No", "message": "no" }),
-    )?]);
-    let denied = csrs
-        .replace_subresource("approval", &made.name_any(), &PostParams::default(), &denied)
-        .await?;
-    assert_eq!(
-        code(bed.approve(&bed.admin(), &made).await)?,
-        409,
-        "it is denied, and we do not know"
-    );
-    assert_eq!(
-        code(bed.approve(&bed.admin(), &denied).await)?,
-        422,
-        "it is denied, and we know"
-    );
-    bed.finish().await
-}
-
-#[tokio::test]
-async fn who_writes_to_a_request_before_its_approval_disturbs_nothing() -> Result {
-    let bed = Cluster::shared().await?;
-    let scene = Scene::new(&bed).await?;
-    let foo = scene.open().await?;
-    // Somebody who labels whatever appears, as fast as he can.
-    let meddler = tokio::spawn({
-        let (client, name) = (bed.admin(), scene.installation.name.clone());
-        async move {
-            meddle(
-                client,
-                name,
-                &json!({ "metadata": { "labels": { "seen": "true" } } }),
-                "",
-            )
-            .await
-        }
-    });
-    let conflicts = || {
-        scene
-            .replica
-            .metric("object_events_total{signer=\"foo\",event=\"approval_conflict\"}")
-    };
-    wait::until("a conflict", PATIENCE, async || {
-        let wishes: Vec<_> = (0..10).map(|_| Wish::new("foo", "app")).collect();
-        futures::future::try_join_all(wishes.iter().map(|wish| wish.certificate(&foo))).await?;
-        ensure!(conflicts() > 0, "none yet");
-        Ok(())
-    })
-    .await?;
-    scene.nothing_is_left(&bed).await?;
-    meddler.abort();
-    bed.finish().await
-}
-
-#[tokio::test]
-async fn a_denial_that_comes_before_our_approval_wins_and_one_that_comes_after_loses() -> Result {
-    let bed = Cluster::shared().await?;
-    let scene = Scene::new(&bed).await?;
-    let foo = scene.open().await?;
-    let denial = json!({ "status": { "conditions": [
-        { "type": "Denied", "status": "True", "reason": "Office", "message": "closed" },
-    ] } });
-    let meddler = tokio::spawn({
-        let (client, name) = (bed.admin(), scene.installation.name.clone());
-        async move { meddle(client, name, &denial, "approval").await }
-    });
-    let mut denied = 0;
-    wait::until("a denial that was first", PATIENCE, async || {
-        let wishes: Vec<_> = (0..10).map(|_| Wish::new("foo", "app")).collect();
-        let asked = futures::future::join_all(wishes.iter().map(|wish| wish.certificate(&foo))).await;
-        for error in asked.into_iter().filter_map(std::result::Result::err) {
-            let error = error.downcast::<SignerError>()?;
-            assert_eq!(error.code(), tonic::Code::PermissionDenied, "{error}");
-            ensure!(error.to_string().contains("Office: closed"), "{error}");
-            denied += 1;
-        }
-        ensure!(denied > 0, "none yet");
-        Ok(())
-    })
-    .await?;
-    meddler.abort();
-    scene.nothing_is_left(&bed).await?;
-    bed.finish().await
-}
-
-/// Patches each CSR of an installation as soon as it is there, once.
-async fn meddle(client: kube::Client, installation: String, patch: &serde_json::Value, subresource: &str) -> Result {
-    use futures::TryStreamExt as _;
-    use kube::runtime::{WatchStreamExt as _, watcher};
-    let csrs = Api::<CertificateSigningRequest>::all(client);
-    let config = watcher::Config::default().labels(&format!("ensign.mesh/installation={installation}"));
-    let mut seen = std::collections::HashSet::new();
-    let mut objects = std::pin::pin!(watcher(csrs.clone(), config).applied_objects());
-    while let Some(object) = objects.try_next().await? {
-        if !seen.insert(object.uid()) {
-            continue;
-        }
-        let (name, params, patch) = (object.name_any(), PatchParams::default(), Patch::Merge(patch));
-        // Too late is no failure.
-        _ = match subresource {
-            "" => csrs.patch(&name, &params, &patch).await,
-            subresource => csrs.patch_subresource(subresource, &name, &params, &patch).await,
-        };
-    }
-    Ok(())
-}
-
-#[tokio::test]
 async fn a_retry_at_another_replica_finds_the_first_ones_object() -> Result {
     let bed = Cluster::shared().await?;
     let scene = Scene::new(&bed).await?;
@@ -601,21 +364,6 @@ async fn an_issuer_that_is_missing_or_not_ready_is_named_and_nothing_is_created(
         Wish::new("foo", "app").certificate(&foo).await
     })
     .await?;
-    bed.finish().await
-}
-
-#[tokio::test]
-async fn a_missing_right_is_named_and_leaves_nothing() -> Result {
-    let bed = Cluster::shared().await?;
-    let mut scene = Scene::new(&bed).await?;
-    // May use another signer only.
-    scene.installation = Installation::new(&bed, &["example.com/other"], &[]).await?;
-    scene.replica = Replica::start(&bed, &scene.installation).await?;
-    let foo = scene.open().await?;
-    let error = Wish::new("foo", "app").ask(&foo).await.err().context("a certificate")?;
-    assert_eq!(error.code(), tonic::Code::Unavailable);
-    ensure!(error.to_string().contains("forbids to approve"), "{error}");
-    scene.nothing_is_left(&bed).await?;
     bed.finish().await
 }
 

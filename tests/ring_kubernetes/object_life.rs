@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::replica::{FOR_EVER, Installation, Replica, Wish, cert_manager_signer_with, csr_signer, csr_signer_with};
+use crate::scene::Scene;
 
 type Result = anyhow::Result<()>;
 
@@ -31,37 +32,6 @@ struct Later(Duration);
 impl Clock for Later {
     fn now(&self) -> SystemTime {
         SystemClock.now() + self.0
-    }
-}
-
-/// A signer of a test's own, and a replica that uses it.
-struct Scene {
-    name: String,
-    ca: TestCa,
-    signer: InstantSigner,
-    installation: Installation,
-    replica: Replica,
-}
-
-impl Scene {
-    async fn new(access: &Access) -> anyhow::Result<Self> {
-        let name = format!("example.com/{}", unique("foo"));
-        let ca = TestCa::root_only("foo");
-        let signer = InstantSigner::start(access, Serves::SignerName(name.clone()), &ca).await?;
-        let installation = Installation::new(access, &[&name], &[]).await?;
-        let replica = Replica::start(access, &installation).await?;
-        Ok(Self {
-            name,
-            ca,
-            signer,
-            installation,
-            replica,
-        })
-    }
-
-    async fn open(&self) -> anyhow::Result<Arc<Running>> {
-        let spec = csr_signer("foo", &self.name, &self.ca.root_pem());
-        self.replica.open(&spec).await
     }
 }
 

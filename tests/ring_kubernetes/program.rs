@@ -35,8 +35,18 @@ pub(crate) struct Ra {
 }
 
 impl Ra {
-    /// Starts one and waits until its sockets are bound.
+    /// Starts one where deploy/ puts it, and waits until its sockets are bound.
     pub(crate) async fn start(kubeconfig: &str, policy: Option<&str>, settings: &[(&str, &str)]) -> Result<Self> {
+        Self::start_in(OWN, kubeconfig, policy, settings).await
+    }
+
+    /// The same in another namespace.
+    pub(crate) async fn start_in(
+        own: &str,
+        kubeconfig: &str,
+        policy: Option<&str>,
+        settings: &[(&str, &str)],
+    ) -> Result<Self> {
         crypto::install_default();
         let folder = Folder::new()?;
         folder.write("kubeconfig", kubeconfig)?;
@@ -50,8 +60,8 @@ impl Ra {
             flags.push(("--policy-file".to_owned(), path("policy.yaml")));
         }
         let usual = [
-            ("--own-namespace", OWN),
-            ("--leader-election-namespace", OWN),
+            ("--own-namespace", own),
+            ("--leader-election-namespace", own),
             ("--serving-dns-names", SERVER),
             ("--grpc-addr", "127.0.0.1:0"),
             ("--readyz-addr", "127.0.0.1:0"),
@@ -80,6 +90,11 @@ impl Ra {
     /// SIGKILL, then the same again.
     pub(crate) async fn kill_and_restart(&mut self) -> Result {
         self.program.kill().await?;
+        self.restart().await
+    }
+
+    /// The same again after its end, at other addresses.
+    pub(crate) async fn restart(&mut self) -> Result {
         std::fs::remove_file(self.folder.join("addresses"))?;
         self.program.restart()?;
         self.addresses = self.program.addresses(&self.folder.join("addresses")).await?;
@@ -98,11 +113,24 @@ impl Ra {
         Ok(())
     }
 
-    fn address(&self, name: &str) -> Result<SocketAddr> {
+    /// An address of it: `grpc`, `readyz`, `metrics`.
+    pub(crate) fn address(&self, name: &str) -> Result<SocketAddr> {
         self.addresses
             .get(name)
             .copied()
             .with_context(|| format!("the RA has no address {name}"))
+    }
+
+    /// SIGTERM, waits for its end in order, then the same again, ready.
+    pub(crate) async fn restart_in_order(&mut self) -> Result {
+        let status = self.program.terminate().await?;
+        ensure!(
+            status.success(),
+            "the RA ended with {status}: {}",
+            self.program.log().tail()
+        );
+        self.restart().await?;
+        self.ready().await
     }
 
     /// All metrics.

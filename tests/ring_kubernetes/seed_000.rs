@@ -102,7 +102,7 @@ async fn root_of(bed: &Access, issuer: &str) -> anyhow::Result<String> {
 }
 
 /// An account, a pod and its token for each workload, and the RA's own account.
-async fn place(bed: &Access, workloads: &[Workload]) -> anyhow::Result<ClusterPlace> {
+pub(crate) async fn place(bed: &Access, workloads: &[Workload]) -> anyhow::Result<ClusterPlace> {
     let mut tokens = BTreeMap::new();
     for workload in workloads {
         let (namespace, name) = (&workload.namespace, &workload.name);
@@ -113,6 +113,7 @@ async fn place(bed: &Access, workloads: &[Workload]) -> anyhow::Result<ClusterPl
     Ok(ClusterPlace {
         kubeconfig: istio::ra_kubeconfig(bed).await?,
         tokens,
+        ..ClusterPlace::default()
     })
 }
 

@@ -87,6 +87,11 @@ pub async fn request_is_refused_for_the_root(
         "{from} → {to} answered {}: signers are not kept apart",
         answer.status
     );
+    ensure!(
+        answer.body.contains("CERTIFICATE_VERIFY_FAILED"),
+        "{from} → {to} failed for another reason: {}",
+        answer.body.trim()
+    );
     let after = client.admin().stats().await?;
     let refused = after.get(&error) - before.get(&error);
     ensure!(

@@ -30,9 +30,14 @@ pub(super) fn ra(folder: &Folder, spec: &WorldSpec) -> anyhow::Result<Spec> {
     if has_policy(spec) {
         flags.push(("--policy-file", path("policy.yaml")));
     }
+    let serving = spec.cluster.as_ref().map_or(&[][..], |place| &place.serving);
+    if serving.is_empty() {
+        flags.extend([
+            ("--serving-ca-dir", path("serving-ca")),
+            ("--serving-root-file", path(ROOT)),
+        ]);
+    }
     flags.extend([
-        ("--serving-ca-dir", path("serving-ca")),
-        ("--serving-root-file", path("ra-root.pem")),
         ("--grpc-addr", "127.0.0.1:0".to_owned()),
         ("--readyz-addr", "127.0.0.1:0".to_owned()),
         ("--metrics-addr", "127.0.0.1:0".to_owned()),
@@ -42,7 +47,7 @@ pub(super) fn ra(folder: &Folder, spec: &WorldSpec) -> anyhow::Result<Spec> {
     let args = flags
         .into_iter()
         .flat_map(|(flag, value)| [flag.to_owned(), value])
-        .chain(spec.ra.iter().cloned());
+        .chain(serving.iter().chain(&spec.ra).cloned());
     Ok(Spec {
         name: "ra".to_owned(),
         binary: own_binary("ensign-ra")?,
@@ -64,7 +69,7 @@ pub(super) fn agent(folder: &Folder, spec: &WorldSpec, node: usize, ra: SocketAd
     ];
     let mut env = BTreeMap::from([
         ("CA_ADDR".to_owned(), ra.to_string()),
-        ("CA_ROOT_CA".to_owned(), path("ra-root.pem")),
+        ("CA_ROOT_CA".to_owned(), path(ROOT)),
         ("ISTIOD_SAN".to_owned(), "localhost".to_owned()),
     ]);
     env.extend(spec.agent.clone());
@@ -210,5 +215,7 @@ fn pretty(value: &Value) -> String {
     format!("{value:#}\n")
 }
 
+/// The root of the RA's serving certificate, for the agents, within the world's folder.
+pub(super) const ROOT: &str = "ra-root.pem";
 /// The RA's, within the world's folder.
 const KUBECONFIG: &str = "kubeconfig";

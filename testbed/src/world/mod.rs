@@ -188,6 +188,11 @@ impl World {
         files::write_workloads(&self.folder, &self.tokens, &self.spec)
     }
 
+    /// Gives the agents the root of the RA's serving certificate, as a mounted ConfigMap does.
+    pub fn give_root(&self, pem: &str) -> anyhow::Result<()> {
+        self.folder.write(files::ROOT, pem).map(drop)
+    }
+
     /// The socket of a workload.
     pub fn socket(&self, workload: &str) -> PathBuf {
         files::socket(&self.folder, workload)

@@ -31,6 +31,9 @@ pub struct ClusterPlace {
     pub kubeconfig: String,
     /// Each workload's token, by its name in the file.
     pub tokens: BTreeMap<String, String>,
+    /// Where the RA has its serving certificate from: flags, instead of a CA in the world's folder. Its root is then for
+    /// the caller to give to the agents ([`World::give_root`](super::World::give_root)).
+    pub serving: Vec<String>,
 }
 
 /// One rule of the policy, for all accounts of a namespace.
