@@ -125,7 +125,9 @@ impl fmt::Display for Users {
         f.write_str(
             "; without the agent kubelet cannot take their volumes down, and they would stay Terminating. Take the volume \
              out of them (Istio: the template `ensign` out of their injection) and restart them, then uninstall again. \
-             To uninstall all the same: helm uninstall --no-hooks; pods that are stuck then go once the agent is installed again",
+             To uninstall all the same: helm uninstall --no-hooks; pods that are stuck then go once the agent is installed \
+             again. To keep it: nothing was taken away, but Helm 3 calls the release `uninstalling` now and upgrades it only \
+             after a helm rollback to its last revision",
         )
     }
 }

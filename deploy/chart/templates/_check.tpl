@@ -27,8 +27,8 @@
 {{- end }}
 {{- if $ra.enabled }}
 {{- if $ra.existingConfigMap }}
-{{- if or $ra.config $ra.policy $ra.rootCA }}
-{{- $wrong = append $wrong "ra.existingConfigMap: it holds all settings of the RA; move ra.config there, and ra.policy and ra.rootCA to ConfigMaps of your own (docs/install.md)" }}
+{{- if or $ra.config $ra.policy $ra.roots }}
+{{- $wrong = append $wrong "ra.existingConfigMap: it holds all settings of the RA; move ra.config there, and ra.policy and ra.roots to ConfigMaps of your own (docs/install.md)" }}
 {{- end }}
 {{- else }}
 {{- $elsewhere := "" }}

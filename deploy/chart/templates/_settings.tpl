@@ -46,11 +46,12 @@
   "ENSIGN_RA_RUNTIME_ISSUANCE_CONFIG_MAP_NAMESPACE" (ternary .Release.Namespace "" (ne $runtime ""))
   "ENSIGN_RA_CERTIFICATE_REQUEST_ADDITIONAL_ANNOTATIONS" (join "," $annotations)
   "ENSIGN_RA_PRESERVE_CERTIFICATE_REQUESTS" $app.certmanager.preserveCertificateRequests
-  "ENSIGN_RA_ROOT_CA_FILE" ($app.tls.rootCAFile | default (ternary "/etc/ensign/roots/ca.pem" "" (ne .Values.ra.rootCA "")))
+  "ENSIGN_RA_ROOT_CA_FILE" ($app.tls.rootCAFile | default (ternary "/etc/ensign/roots/ca.pem" "" (hasKey .Values.ra.roots "ca.pem")))
   "ENSIGN_RA_MAX_CLIENT_CERTIFICATE_DURATION" $app.server.maxCertificateDuration
 ) }}
 {{- end }}
-{{- $names := append $app.tls.certificateDNSNames (printf "%s.%s.svc" $ra .Release.Namespace) | uniq | join "," }}
+{{- $service := printf "%s.%s.svc" $ra .Release.Namespace }}
+{{- $names := concat $app.tls.certificateDNSNames (list $service (printf "%s.cluster.local" $service)) | uniq | join "," }}
 {{- $from := include "ensign.servingFrom" . }}
 {{- if eq $from "issuer" }}
 {{- $data = merge $data (dict
