@@ -1,6 +1,6 @@
 # Every command of the project. `make help` lists them; `make demo` and `make test` each work on a fresh clone.
-# Needed on the machine: cargo and rustc (see rust-version in Cargo.toml), gcc, make, python3 with pip or venv; for `make test`
-# and `make cluster` Go 1.25 or newer.
+# Needed on the machine: cargo and rustc (see rust-version in Cargo.toml), gcc, make, python3 with pip or venv; for `make test`,
+# `make cluster` and `make manifests` Go 1.25 or newer.
 
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
@@ -25,12 +25,15 @@ NAMES   := --target all --prefix none --format {p}
 ONLY     = awk '$$1 == "$(1)" { wanted = 1 } $$1 == "$(2)" { other = 1 } END { if (!wanted || other) \
 	{ print "crypto provider: $(1) alone should be linked; wanted found: " wanted + 0 ", $(2) found: " other + 0; exit 1 } }'
 
-.PHONY: help setup tools kubernetes node build cluster cluster-down demo test test-aws-lc-rs lint bench bench-kubernetes fmt
+# Rendered from the chart's templates of the same names.
+MANIFESTS := ra.yaml rbac.yaml admission.yaml networkpolicy.yaml csidriver.yaml daemonset.yaml
+
+.PHONY: help setup tools kubernetes helm node manifests build cluster cluster-down demo test test-aws-lc-rs lint bench bench-kubernetes fmt
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: tools kubernetes node ## Fetch and build everything that tests need; other commands call what they need of it
+setup: tools kubernetes helm node ## Fetch and build everything that tests need; other commands call what they need of it
 
 tools: ## Fetch the pinned tools (Envoy, cargo-deny, cargo-nextest)
 	@testbed/tools/setup.sh
@@ -38,8 +41,14 @@ tools: ## Fetch the pinned tools (Envoy, cargo-deny, cargo-nextest)
 kubernetes: ## Build the Kubernetes and cert-manager of the test bed (some ten minutes, once per machine; needs Go)
 	@testbed/kubernetes/build.sh
 
+helm: ## Build the Helm that renders and tests the chart (some minutes, once per machine; needs Go)
+	@testbed/tools/helm.sh
+
 node: ## Install what the test bed's nodes need (containerd, runc, CNI plugins; needs root and apt-get, once per machine)
 	@testbed/tools/node.sh
+
+manifests: helm ## Render the plain manifests of deploy/ from the chart
+	@.tools/manifests deploy/chart deploy/manifests.yaml ensign-system deploy $(MANIFESTS)
 
 build: ## Build every program
 	$(CARGO) build $(LOCKED) --workspace --bins

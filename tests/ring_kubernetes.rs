@@ -16,6 +16,8 @@ mod bed;
 mod burst;
 #[path = "ring_kubernetes/cert_manager.rs"]
 mod cert_manager;
+#[path = "ring_kubernetes/chart/mod.rs"]
+mod chart;
 #[path = "ring_kubernetes/clusters.rs"]
 mod clusters;
 #[path = "ring_kubernetes/cost.rs"]

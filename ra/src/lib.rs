@@ -4,7 +4,8 @@
 //! `signer`, `reply`; `service` calls them one by one. `desk` holds policy and signers together, `trust` the roots
 //! of each signer, `refusal` every way to end without a certificate. `app` puts the parts together and `config` says
 //! how. Beside requests one replica (`leader`, `leading`) gives the namespaces the roots of the control plane
-//! (`distribution`) and istiod its certificate (`istiod`); no request waits for that. Invariants I6 (only the public key and the requested id of a CSR are used) and I7 (the signer is the operator's
+//! (`distribution`) and istiod its certificate (`istiod`); no request waits for that. `in_use` is a command of its own, for the
+//! uninstallation of the agent. Invariants I6 (only the public key and the requested id of a CSR are used) and I7 (the signer is the operator's
 //! choice) live here.
 
 pub mod app;
@@ -14,6 +15,7 @@ pub mod config;
 pub mod desk;
 pub mod distribution;
 pub mod edge;
+pub mod in_use;
 pub mod istiod;
 pub mod janitor;
 pub mod kubernetes;

@@ -9,6 +9,7 @@ use ensign_daemon::supervise::Signals;
 use ensign_daemon::{hardening, logging, settings};
 use ensign_ra::app;
 use ensign_ra::config::{Command, Config, ConfigError};
+use ensign_ra::in_use::InUse;
 
 fn main() -> ExitCode {
     if let Err(error) = hardening::harden() {
@@ -20,6 +21,12 @@ fn main() -> ExitCode {
             return match writeln!(std::io::stdout(), "{text}") {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(_) => ExitCode::FAILURE,
+            };
+        }
+        Ok(Command::InUse(question)) => {
+            return match answer(&question) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&logging::chain(error.as_ref())),
             };
         }
         Err(ConfigError::Usage(error)) => {
@@ -46,6 +53,11 @@ fn run(config: Config) -> anyhow::Result<()> {
         let signals = Signals::install()?;
         app::bind(config).await?.run(Some(signals)).await
     })
+}
+
+fn answer(question: &InUse) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(question.check())?)
 }
 
 fn fail(text: &str) -> ExitCode {

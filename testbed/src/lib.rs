@@ -11,6 +11,7 @@
 pub mod cluster;
 pub mod envoy;
 pub mod folder;
+pub mod helm;
 pub mod http;
 pub mod load;
 pub mod node;

@@ -47,6 +47,17 @@ impl Ra {
         policy: Option<&str>,
         settings: &[(&str, &str)],
     ) -> Result<Self> {
+        Self::start_with(own, kubeconfig, policy, settings, BTreeMap::new()).await
+    }
+
+    /// The same with more settings, by their variables.
+    pub(crate) async fn start_with(
+        own: &str,
+        kubeconfig: &str,
+        policy: Option<&str>,
+        settings: &[(&str, &str)],
+        env: BTreeMap<String, String>,
+    ) -> Result<Self> {
         crypto::install_default();
         let folder = Folder::new()?;
         folder.write("kubeconfig", kubeconfig)?;
@@ -76,7 +87,7 @@ impl Ra {
             name: "ra".to_owned(),
             binary: own_binary("ensign-ra")?,
             args: args.collect(),
-            env: BTreeMap::new(),
+            env,
         };
         let mut program = Program::start(spec, folder.path())?;
         let addresses = program.addresses(&folder.join("addresses")).await?;

@@ -52,6 +52,7 @@ use self::tokens::TokenArgs;
 use self::values::{duration, positive};
 use self::without_effect::WithoutEffectArgs;
 use crate::authn::AuthnConfig;
+use crate::in_use::{self, InUse};
 use crate::limits::LimitsConfig;
 use crate::serving::{ServingSource, TlsProfile};
 
@@ -163,6 +164,8 @@ pub enum Command {
     Run(Box<Config>),
     /// Print this and exit.
     Print(String),
+    /// Say whether the agent's driver is in use, and exit.
+    InUse(InUse),
 }
 
 /// Why the command line cannot be obeyed.
@@ -185,6 +188,10 @@ impl Command {
     where
         T: Into<std::ffi::OsString> + Clone,
     {
+        let line: Vec<std::ffi::OsString> = line.into_iter().map(Into::into).collect();
+        if line.get(1).is_some_and(|word| word == in_use::COMMAND) {
+            return Ok(Self::InUse(InUse::try_parse_from(line.iter().skip(1))?));
+        }
         let command = settings::command::<Args>();
         let matches = command
             .clone()

@@ -31,7 +31,7 @@ fn read(flags: &[&str]) -> Result<Config, ConfigError> {
     ];
     match Command::read(rest.iter().chain(flags))? {
         Command::Run(config) => Ok(*config),
-        Command::Print(text) => panic!("{text}"),
+        other => panic!("{other:?}"),
     }
 }
 

@@ -12,7 +12,7 @@ fn read_without_serving(more: &[&str]) -> Result<Config, ConfigError> {
     let line = LEAST.iter().copied().filter(|flag| !flag.starts_with("--serving"));
     match Command::read(line.chain(more.iter().copied()))? {
         Command::Run(config) => Ok(*config),
-        Command::Print(text) => panic!("{text}"),
+        other => panic!("{other:?}"),
     }
 }
 

@@ -29,7 +29,7 @@ const LEAST: [&str; 9] = [
 fn read(more: &[&str]) -> Result<Config, ConfigError> {
     match Command::read(LEAST.iter().chain(more))? {
         Command::Run(config) => Ok(*config),
-        Command::Print(text) => panic!("{text}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -132,7 +132,7 @@ fn in_cluster(more: &[&str]) -> Result<Config, ConfigError> {
     ];
     match Command::read(least.iter().chain(more))? {
         Command::Run(config) => Ok(*config),
-        Command::Print(text) => panic!("{text}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -231,7 +231,7 @@ fn read_istio(more: &[&str]) -> Result<Config, ConfigError> {
     let cluster: &[_] = if said { &[] } else { &["--kubernetes=in-cluster"] };
     match Command::read(ISTIO.iter().chain(cluster).chain(more))? {
         Command::Run(config) => Ok(*config),
-        Command::Print(text) => panic!("{text}"),
+        other => panic!("{other:?}"),
     }
 }
 
