@@ -362,7 +362,7 @@ fn config(folder: &TempDir, more: &[&str]) -> Config {
     line.extend(more.iter().map(|&one| one.to_owned()));
     match Command::read(line).unwrap() {
         Command::Run(config) => *config,
-        Command::Print(text) => panic!("{text}"),
+        other => panic!("{other:?}"),
     }
 }
 

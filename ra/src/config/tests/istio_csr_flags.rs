@@ -288,7 +288,7 @@ fn start(without: &[&str], with: &[&str]) -> Result<Config, ConfigError> {
         .filter(|flag| !without.iter().any(|name| flag.starts_with(&format!("--{name}="))));
     match Command::read(["ensign-ra"].iter().chain(kept).chain(with))? {
         Command::Run(config) => Ok(*config),
-        Command::Print(text) => panic!("{text}"),
+        other => panic!("{other:?}"),
     }
 }
 
