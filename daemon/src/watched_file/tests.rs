@@ -97,7 +97,13 @@ async fn bad_content_keeps_the_old_and_is_counted_once() {
     expect(&mut receiver, 1).await;
     receiver.mark_unchanged();
     let failures = metrics.failures.get_or_create(&FileLabels { file: "number" }).clone();
-    fs::write(&path, "one").await.unwrap();
+    // In one step: a file that is read between its truncation and its text is bad content of its own.
+    let replace = async |text: &str| {
+        let next = folder.path().join("next");
+        fs::write(&next, text).await.unwrap();
+        fs::rename(&next, &path).await.unwrap();
+    };
+    replace("one").await;
     timeout(Duration::from_secs(60), async {
         while failures.get() == 0 {
             sleep(Duration::from_millis(5)).await;
@@ -107,7 +113,7 @@ async fn bad_content_keeps_the_old_and_is_counted_once() {
     .unwrap();
     assert_eq!(metrics.good("number").get(), 0);
     assert!(!receiver.has_changed().unwrap());
-    fs::write(&path, "2").await.unwrap();
+    replace("2").await;
     expect(&mut receiver, 2).await;
     assert_eq!((failures.get(), metrics.good("number").get()), (1, 1));
     running.stop().await;
