@@ -196,9 +196,9 @@ async fn a_folder_that_something_else_removed_is_made_again_and_said() {
     let request = node.request(UID, "identity", &[]);
     node.publish(request.clone(), Ok(())).await.0.unwrap();
     let mount = node.folder(UID, "identity").join("mount");
+    // As a container's mount does, so that the new folder cannot get the number of the old one.
+    let _held = std::fs::File::open(&mount).unwrap();
     std::fs::remove_dir(&mount).unwrap();
-    // So that the new folder cannot get the number of the old one.
-    std::fs::create_dir(mount.with_file_name("other")).unwrap();
     let (outcome, told) = node.publish(request.clone(), Ok(())).await;
     outcome.unwrap();
     assert!(matches!(&told[..], [Event::Changed(_)]), "{told:?}");
@@ -213,6 +213,7 @@ async fn a_folder_that_something_else_removed_while_no_agent_ran_is_made_again_a
     node.publish(request.clone(), Ok(())).await.0.unwrap();
     let saved = node.volumes.table.revision().volumes;
     let mount = node.folder(UID, "identity").join("mount");
+    let _held = std::fs::File::open(&mount).unwrap();
     std::fs::remove_dir(&mount).unwrap();
 
     let mut successor = Node::new_in(node.kubelet);
