@@ -74,8 +74,7 @@ fn module_of(path: &str) -> String {
     let (of, modules) = match parts.as_slice() {
         ["src", modules @ ..] => (Some("ensign_agent".to_owned()), modules),
         [folder, "src", modules @ ..] => (Some(format!("ensign_{folder}")), modules),
-        ["tests", modules @ ..] | [_, "tests", modules @ ..] => (None, modules),
-        modules => (None, modules),
+        ["tests", modules @ ..] | [_, "tests", modules @ ..] | modules => (None, modules),
     };
     let modules = modules
         .iter()

@@ -48,11 +48,8 @@ pub(crate) fn is(path: &str, extensions: &[&str]) -> bool {
 
 /// What a file holds that must be there.
 pub(crate) fn content<'a>(files: &'a [File], wanted: &str) -> &'a str {
-    files
-        .iter()
-        .find(|(path, _)| path == wanted)
-        .map(|(_, text)| text.as_str())
-        .unwrap_or_else(|| panic!("{wanted} is not there"))
+    let found = files.iter().find(|(path, _)| path == wanted);
+    found.map_or_else(|| panic!("{wanted} is not there"), |(_, text)| text.as_str())
 }
 
 /// A tree of one file, for the rules' own tests.

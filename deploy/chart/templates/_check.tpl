@@ -26,6 +26,9 @@
 {{- $wrong = append $wrong "ra.enabled and agent.enabled: both are false, which installs nothing; enable one" }}
 {{- end }}
 {{- if $ra.enabled }}
+{{- if and (has "issuer-reference" .Values.rbac.modes) (not .Values.rbac.issuers) }}
+{{- $wrong = append $wrong "rbac.modes: issuer-reference without a name would be for every issuer of app.certmanager.namespace; name them in rbac.issuers" }}
+{{- end }}
 {{- if $ra.existingConfigMap }}
 {{- if or $ra.config $ra.policy $ra.roots }}
 {{- $wrong = append $wrong "ra.existingConfigMap: it holds all settings of the RA; move ra.config there, and ra.policy and ra.roots to ConfigMaps of your own (docs/install.md)" }}

@@ -14,6 +14,7 @@ use kube::{
     api::{ApiResource, DynamicObject, PostParams},
 };
 use serde_json::{Value, json};
+use test_case::test_case;
 
 use super::{NODE, OWN, Result, sets};
 
@@ -112,6 +113,23 @@ async fn the_rights_are_those_of_the_plain_manifests_for_the_same_use() -> Resul
         rendered.into_iter().collect::<BTreeSet<_>>(),
         plain.into_iter().collect()
     );
+    Ok(())
+}
+
+/// A rule whose list of names is empty would be for every object: istiod's chart lets it approve for every signer so.
+#[test_case(json!({}); "modes alone")]
+#[test_case(json!({ "ra": { "existingConfigMap": "mine" } }); "settings that the chart does not know")]
+#[tokio::test]
+async fn without_names_there_is_no_right_to_all(mut values: Value) -> Result {
+    values["rbac"] = json!({ "modes": ["kubernetes-csr"], "signers": [] });
+    let rights = helm::template(OWN, &values).await?.rights()?;
+    assert!(rights.iter().any(|right| right.mode == "kubernetes-csr"));
+    let approving: Vec<_> = rights
+        .iter()
+        .filter(|right| right.resource == "signers" || right.resource.ends_with("/approval"))
+        .map(ToString::to_string)
+        .collect();
+    assert!(approving.is_empty(), "{approving:?}");
     Ok(())
 }
 

@@ -32,6 +32,7 @@ async fn the_schema_refuses(values: Value, sentence: &str) -> Result {
 #[test_case(json!({ "ra": { "config": { "EXTERNAL_CA": "ISTIOD_RA_KUBERNETES_API" } } }), "Istio's own configuration says who signs; set it to false"; "an issuer beside Istio's configuration")]
 #[test_case(json!({ "app": { "certmanager": { "issuer": { "enabled": false } } } }), "nobody signs without it; name an issuer, or set app.runtimeConfiguration.name, ra.policy or ra.config.EXTERNAL_CA"; "nobody signs")]
 #[test_case(json!({ "ra": { "config": { "ENSIGN_RA_METRICS_PORT": 1 } } }), "ra.config.ENSIGN_RA_METRICS_PORT: another value of the chart sets it, to 9402; change that one"; "a setting twice")]
+#[test_case(json!({ "rbac": { "modes": ["issuer-reference"] } }), "rbac.modes: issuer-reference without a name would be for every issuer"; "issuers without names")]
 #[test_case(json!({ "ra": { "existingConfigMap": "mine", "policy": "x" } }), "ra.existingConfigMap: it holds all settings of the RA"; "settings in two places")]
 #[test_case(json!({ "ra": { "enabled": false } }), "agent.config.CA_ADDR: with ra.enabled=false it must name the authority"; "an agent without an authority")]
 #[test_case(json!({ "ra": { "enabled": false }, "agent": { "enabled": false } }), "both are false, which installs nothing; enable one"; "nothing")]
