@@ -7,15 +7,6 @@
 {{- if .Values.image.registry }}
 {{- $wrong = append $wrong "image.registry: istio-csr puts it before a name that has a registry already; use imageRegistry" }}
 {{- end }}
-{{- if $app.tls.servingTLSCipherSuites }}
-{{- $wrong = append $wrong "app.tls.servingTLSCipherSuites: the RA serves with the suites of its own list (docs/ra-configuration.md, Ports), which nothing changes; leave the value out" }}
-{{- end }}
-{{- if $app.tls.servingTLSCurvePreferences }}
-{{- $wrong = append $wrong "app.tls.servingTLSCurvePreferences: the RA serves with the curves of its own list (docs/ra-configuration.md, Ports), which nothing changes; leave the value out" }}
-{{- end }}
-{{- if eq $app.tls.servingTLSMinVersion "VersionTLS13" }}
-{{- $wrong = append $wrong "app.tls.servingTLSMinVersion: the RA serves TLS 1.2 and 1.3, for clients that know only one of them; use VersionTLS12, or leave the value out" }}
-{{- end }}
 {{- if ne $app.metrics.service.type "ClusterIP" }}
 {{- $wrong = append $wrong "app.metrics.service.type: the Service for scrapers is headless, which no later value could change; for another one use extraObjects" }}
 {{- end }}

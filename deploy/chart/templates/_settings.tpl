@@ -10,6 +10,9 @@
 {{- $data := dict
   "ENSIGN_RA_LOG_LEVEL" $app.logLevel
   "ENSIGN_RA_METRICS_PORT" $app.metrics.port
+  "ENSIGN_RA_SERVING_TLS_MIN_VERSION" $app.tls.servingTLSMinVersion
+  "ENSIGN_RA_SERVING_TLS_CIPHER_SUITES" (join "," $app.tls.servingTLSCipherSuites)
+  "ENSIGN_RA_SERVING_TLS_CURVE_PREFERENCES" (join "," $app.tls.servingTLSCurvePreferences)
   "ENSIGN_RA_READINESS_PROBE_PORT" $app.readinessProbe.port
   "ENSIGN_RA_READINESS_PROBE_PATH" $app.readinessProbe.path
   "ENSIGN_RA_GRPC_ADDR" (printf "%s:%v" $app.server.serving.address $app.server.serving.port)

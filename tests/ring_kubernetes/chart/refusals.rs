@@ -11,6 +11,7 @@ use super::{OWN, Result, sets};
 #[test_case(json!({ "replicaCount": "two" }), "at '/replicaCount': got string, want integer"; "another type")]
 #[test_case(json!({ "agent": { "kubeletDir": "var/lib/kubelet" } }), "at '/agent/kubeletDir'"; "a path that is not whole")]
 #[test_case(json!({ "agent": { "updateStrategy": { "type": "Recreate" } } }), "value must be one of 'RollingUpdate', 'OnDelete'"; "no such strategy")]
+#[test_case(json!({ "app": { "tls": { "servingTLSMinVersion": "VersionTLS11" } } }), "value must be one of '', 'VersionTLS12', 'VersionTLS13'"; "an old TLS")]
 #[test_case(json!({ "rbac": { "modes": ["everything"] } }), "at '/rbac/modes/0': value must be one of 'pods'"; "no such mode")]
 #[test_case(json!({ "rbac": { "signers": ["*"] } }), "at '/rbac/signers/0'"; "a wildcard of signers")]
 #[test_case(json!({ "ra": { "config": { "log-level": "info" } } }), "'log-level' does not match pattern '^[A-Z][A-Z0-9_]*$'"; "no variable")]
@@ -23,9 +24,6 @@ async fn the_schema_refuses(values: Value, sentence: &str) -> Result {
 }
 
 #[test_case(json!({ "image": { "registry": "quay.io" } }), "image.registry: istio-csr puts it before a name that has a registry already; use imageRegistry"; "the registry that comes twice")]
-#[test_case(json!({ "app": { "tls": { "servingTLSCipherSuites": ["TLS_X"] } } }), "app.tls.servingTLSCipherSuites: the RA serves with the suites of its own list"; "suites")]
-#[test_case(json!({ "app": { "tls": { "servingTLSCurvePreferences": ["P256"] } } }), "app.tls.servingTLSCurvePreferences: the RA serves with the curves of its own list"; "curves")]
-#[test_case(json!({ "app": { "tls": { "servingTLSMinVersion": "VersionTLS13" } } }), "use VersionTLS12, or leave the value out"; "one version of TLS")]
 #[test_case(json!({ "app": { "metrics": { "service": { "type": "NodePort" } } } }), "app.metrics.service.type: the Service for scrapers is headless"; "another Service for scrapers")]
 #[test_case(json!({ "app": { "istio": { "revisions": ["a", "a"] } } }), "app.istio.revisions: a, a names a revision twice; name each once"; "a revision twice")]
 #[test_case(json!({ "ra": { "policy": "x" } }), "app.certmanager.issuer.enabled: the policy file says who signs; set it to false"; "two who sign")]

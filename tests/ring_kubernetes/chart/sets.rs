@@ -35,6 +35,7 @@ pub(super) fn istio_csr() -> Value {
                 "istiodCertificateDuration": "3h", "istiodCertificateRenewBefore": "40m",
                 "istiodPrivateKeyAlgorithm": "RSA", "istiodPrivateKeySize": 3072,
                 "istiodAdditionalDNSNames": ["istiod.example.org"], "servingTLSMinVersion": "VersionTLS12",
+                "servingTLSCipherSuites": ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"], "servingTLSCurvePreferences": ["CurveP256", "X25519"],
             },
             "istio": { "revisions": ["default", "canary"], "namespace": "mesh-system" },
             "server": {

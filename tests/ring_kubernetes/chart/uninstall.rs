@@ -12,7 +12,12 @@ use ensign_testbed::{
     process::own_binary,
     wait::{PATIENCE, until},
 };
-use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::Pod, rbac::v1::ClusterRole, storage::v1::CSIDriver};
+use k8s_openapi::api::{
+    apps::v1::DaemonSet,
+    core::v1::{Namespace, Pod},
+    rbac::v1::ClusterRole,
+    storage::v1::CSIDriver,
+};
 use kube::{
     Api, ResourceExt as _,
     api::{DeleteParams, ListParams, Patch, PatchParams},
@@ -87,9 +92,12 @@ async fn an_uninstallation_is_refused_while_pods_use_the_driver() -> Result {
 
     // By force.
     until("the agent's namespace to be gone", PATIENCE, async || {
-        helm.apply("install", OWN, &json!({})).await
+        let namespace = Api::<Namespace>::all(bed.admin()).get_opt(NODE).await?;
+        ensure!(namespace.is_none(), "it is there");
+        Ok(())
     })
     .await?;
+    helm.apply("install", OWN, &json!({})).await?;
     user(&bed, &foo).await?;
     helm.run(&["uninstall", "ensign", "--namespace", OWN, "--no-hooks"])
         .await?;
