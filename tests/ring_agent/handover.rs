@@ -6,6 +6,7 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use ensign_testkit::fake_envoy::SotwStream;
 use ensign_testkit::metrics::get;
 use ensign_testkit::{FakeEnvoy, eventually, patience};
 use test_case::test_case;
@@ -133,51 +134,71 @@ async fn each_call_in_each_phase_is_right_and_none_is_lost(phase: Phase) {
     assert_eq!(node.volumes().await, Some(0.0));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn envoys_pass_from_one_agent_to_the_other_and_cost_no_request() {
-    // Short, so that whatever would be fetched too early is fetched within this test.
-    let mut node = Node::start_with(&["--adoption-window=100ms"]).await;
-    let pods: Vec<_> = (0..20)
-        .map(|n| Pod::new(&format!("p{n}")).with("signer", "foo"))
-        .collect();
+/// Pods whose signer is fixed, and their Envoys, each with a certificate.
+async fn held(node: &Node) -> Vec<(Pod, FakeEnvoy, SotwStream)> {
     let mut held = Vec::new();
-    for pod in &pods {
-        node.kubelet.publish(pod).await.unwrap();
-        let client = envoy(&node.socket(pod)).await;
+    for n in 0..10 {
+        let pod = Pod::new(&format!("p{n}")).with("signer", "foo");
+        node.kubelet.publish(&pod).await.unwrap();
+        let client = envoy(&node.socket(&pod)).await;
         let mut stream = client.subscribe(&["default"]).await;
         stream.next_secret(patience()).await;
-        held.push((client, stream));
+        held.push((pod, client, stream));
     }
+    held
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_younger_one_fetches_nothing_for_envoys_of_the_older_one() {
+    // Short, so that whatever would be fetched too early is fetched within this test.
+    let mut node = Node::start_with(&["--adoption-window=100ms"]).await;
+    let mut held = held(&node).await;
     node.resume().await;
     node.kubelet.register().await;
     // Kubelet looks at every pod, so that the younger agent could ask for them all.
-    for pod in &pods {
+    for (pod, ..) in &held {
         node.kubelet.publish(pod).await.unwrap();
     }
-    // The streams stay with the older one, newcomers are the younger one's.
-    for (_, stream) in &mut held[..2] {
-        stream.expect_silence(A_WHILE).await;
+    // The streams stay with the older one, which has nothing new to say.
+    held[0].2.expect_silence(A_WHILE).await;
+    for (pod, ..) in &held {
+        assert_eq!(node.ra.requests_of(&id(&pod.account)).len(), 1, "{}", pod.name);
+    }
+    // What is new is fetched at once, and a newcomer gets what he needs.
+    let new = Pod::new("new").with("signer", "foo");
+    node.kubelet.publish(&new).await.unwrap();
+    node.certificate(&new).await;
+    node.certificate(&held[1].0).await;
+    assert_eq!(node.ra.requests_of(&id("p1")).len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoys_pass_from_one_agent_to_the_other_and_cost_no_request() {
+    let mut node = Node::start().await;
+    let held = held(&node).await;
+    node.resume().await;
+    node.kubelet.register().await;
+    for (pod, ..) in &held {
+        node.kubelet.publish(pod).await.unwrap();
     }
     node.stopping();
-    let mut versions = Vec::new();
-    for (client, mut stream) in held {
+    let mut left = Vec::new();
+    for (pod, client, mut stream) in held {
         let version = stream.held_version().to_owned();
         let end = stream.next(patience()).await;
         assert!(format!("{end:?}").contains("Unavailable"), "{end:?}");
         drop(client);
-        versions.push(version);
+        left.push((pod, version));
     }
     node.stopped().await;
     let mut back = Vec::new();
-    for (pod, version) in pods.iter().zip(&versions) {
+    for (pod, version) in &left {
         let client = envoy(&node.socket(pod)).await;
         let stream = client.subscribe_holding(&["default"], version).await;
         back.push((client, stream));
     }
-    for (_, stream) in &mut back[..2] {
-        stream.expect_silence(A_WHILE).await;
-    }
-    for pod in &pods {
+    back[0].1.expect_silence(A_WHILE).await;
+    for (pod, _) in &left {
         assert_eq!(node.ra.requests_of(&id(&pod.account)).len(), 1, "{}", pod.name);
     }
 }
@@ -275,6 +296,23 @@ async fn what_the_younger_one_unpublishes_the_older_one_forgets() {
         }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_hundred_volumes_pass_from_one_agent_to_the_other() {
+    let mut node = Node::start().await;
+    let pods: Vec<_> = (0..500).map(|n| Pod::new(&format!("p{n}"))).collect();
+    for pod in &pods {
+        node.kubelet.publish(pod).await.unwrap();
+    }
+    node.resume().await;
+    node.pause().await;
+    for pod in &pods {
+        envoy(&node.socket(pod)).await;
+    }
+    node.kubelet.publish(&pods[499]).await.unwrap();
+    node.certificate(&pods[499]).await;
+    assert_eq!(node.volumes().await, Some(500.0));
 }
 
 /// A pod that waits for the driver, and a node whose pods are there before any agent is.

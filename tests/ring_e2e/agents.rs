@@ -40,14 +40,21 @@ impl Holder {
         connect(&self.mount).await
     }
 
-    /// Comes back with what it holds as soon as it is let in; nothing is to be sent.
+    /// Comes back with what it holds as soon as it is let in. An agent that did not make it has nothing to say.
     pub(crate) async fn come_back(&self) -> anyhow::Result<()> {
         let envoy = until("the pod's socket to let its Envoy in", PATIENCE, async || {
             self.connect().await
         })
         .await?;
         let mut stream = envoy.subscribe_holding(&["default"], &self.held).await;
-        stream.expect_silence(A_WHILE).await;
+        if let Ok(said) = stream.next(A_WHILE).await {
+            ensure!(
+                said.version == self.held,
+                "an Envoy that holds a certificate got another: {said:?}"
+            );
+            stream.ack(&said).await;
+            stream.expect_silence(A_WHILE).await;
+        }
         Ok(())
     }
 }

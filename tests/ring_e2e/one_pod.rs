@@ -64,14 +64,7 @@ async fn a_pod_lives_through_the_death_of_its_agent_and_leaves_nothing() -> anyh
     ensure!(status.trim() == "CapEff:\t0000000000000000", "{status}");
     let metrics = mesh.metrics().await?;
     ensure!(metrics.sum("ensign_agent_fence", &[]) == Some(1.0), "no fence");
-    // Names of workloads are for people on the node.
-    let address = mesh.agent_address().await?;
-    for (path, expected) in [("/healthz", 200), ("/readyz", 200), ("/status", 404), ("/", 404)] {
-        let answer = get(SocketAddr::new(address, 9402), path, None).await?;
-        ensure!(answer.status == expected, "{path} is answered with {}", answer.status);
-    }
-    let elsewhere = get(SocketAddr::new(address, 9403), "/status", None).await;
-    ensure!(elsewhere.is_err(), "the status is served to other pods");
+    only_health_and_series_are_served_to_others(&mesh).await?;
 
     // Killed: kubelet starts it again, the folder is the same, the certificate in use costs nothing, a newcomer gets one.
     let folder = std::fs::metadata(mesh.mount(&pod)?)?.ino();
@@ -119,6 +112,18 @@ async fn a_pod_lives_through_the_death_of_its_agent_and_leaves_nothing() -> anyh
     let state = mesh.node.run(&["cat", "/run/ensign/csi.json"]).await?;
     ensure!(!state.contains(&uid), "{state}");
     mesh.finish().await
+}
+
+/// Names of workloads are for people on the node.
+async fn only_health_and_series_are_served_to_others(mesh: &Mesh) -> anyhow::Result<()> {
+    let address = mesh.agent_address().await?;
+    for (path, expected) in [("/healthz", 200), ("/readyz", 200), ("/status", 404), ("/", 404)] {
+        let answer = get(SocketAddr::new(address, 9402), path, None).await?;
+        ensure!(answer.status == expected, "{path} is answered with {}", answer.status);
+    }
+    let status = get(SocketAddr::new(address, 9403), "/status", None).await;
+    ensure!(status.is_err(), "the status is served to other pods");
+    Ok(())
 }
 
 /// Of the agent's process, as the node sees it.

@@ -98,7 +98,6 @@ impl Volumes {
         let at_our_start = std::mem::take(&mut *self.at_our_start.lock());
         for target in at_our_start.difference(&known) {
             if self.folders.is_gone(target) {
-                tracing::info!(volume = %target, "volume was unpublished with the agent before us since our start");
                 self.let_go(target).await;
             }
         }
@@ -112,7 +111,6 @@ impl Volumes {
         let mut any = false;
         for target in self.table.published(|_| true) {
             if self.folders.is_unpublished(&target) {
-                tracing::info!(volume = %target, "volume was unpublished with another agent");
                 any |= self.let_go(&target).await;
             }
         }
@@ -127,6 +125,7 @@ impl Volumes {
         };
         let told = self.tell(Event::Gone(target.to_string().into())).await;
         if told.is_ok() {
+            tracing::info!(volume = %target, "volume was unpublished with another agent");
             self.table.remove(target);
         } else {
             self.table.put(target, published);
