@@ -13,6 +13,10 @@
 
 pub mod config;
 
+pub mod cli;
+
+pub mod preflight;
+
 pub mod app;
 
 pub mod source;

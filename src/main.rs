@@ -1,16 +1,16 @@
-//! The agent's process: harden, settings, log, run, exit code.
+//! The agent's process: harden, settings, log, run, exit code; or one command of a person.
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use ensign_agent::app;
 use ensign_agent::config::{self, Config, ConfigError, Request};
 use ensign_agent::source::{
     self,
     csi::{Fence, FenceError},
 };
+use ensign_agent::{app, cli, preflight};
 use ensign_daemon::supervise::Signals;
-use ensign_daemon::{hardening, logging, settings};
+use ensign_daemon::{Finding, Verdict, hardening, logging, settings};
 
 fn main() -> ExitCode {
     // Before anything else: from here on there may be keys in memory.
@@ -19,6 +19,7 @@ fn main() -> ExitCode {
     }
     match config::load(std::env::args_os()) {
         Ok(Request::Run(config)) => start(*config),
+        Ok(Request::Command(command)) => cli::run(*command),
         Ok(Request::Print(text)) => {
             let printed = writeln!(std::io::stdout(), "{text}");
             if printed.is_ok() {
@@ -43,6 +44,9 @@ fn start(config: Config) -> ExitCode {
     if let Err(error) = logging::init(&config.log) {
         return refuse(&logging::chain(&error));
     }
+    if let Err(reason) = look_around(&config) {
+        return refuse(&reason);
+    }
     // Before the first thread: threads get the fence of the one that starts them.
     let fence = match fence(&config.source) {
         Ok(fence) => fence,
@@ -62,6 +66,30 @@ fn start(config: Config) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => refuse(&logging::chain(error.as_ref())),
     }
+}
+
+/// What can never heal by itself is the reason not to start, all of it; what may heal is only said.
+fn look_around(config: &Config) -> Result<(), String> {
+    let mut never = Vec::new();
+    for finding in preflight::check(config) {
+        let Finding {
+            code,
+            verdict,
+            cause,
+            fix,
+        } = finding;
+        match verdict {
+            Verdict::Wrong => never.push(format!("\n  - {code}: {cause}; {fix}")),
+            Verdict::Ok | Verdict::Note | Verdict::Unknown => tracing::warn!(code, cause, fix, "preflight"),
+        }
+    }
+    if never.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "cannot work on this machine with these settings:{}",
+        never.concat()
+    ))
 }
 
 fn fence(source: &source::Config) -> Result<Fence, FenceError> {

@@ -58,8 +58,12 @@ mod leak;
 mod mesh;
 #[path = "ring_kubernetes/object_life.rs"]
 mod object_life;
+#[path = "ring_kubernetes/operator.rs"]
+mod operator;
 #[path = "ring_kubernetes/page.rs"]
 mod page;
+#[path = "ring_kubernetes/port_forward.rs"]
+mod port_forward;
 #[path = "ring_kubernetes/program.rs"]
 mod program;
 #[path = "ring_kubernetes/pushback.rs"]

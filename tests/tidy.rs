@@ -11,6 +11,8 @@ mod commands;
 mod coverage;
 #[path = "tidy/files.rs"]
 mod files;
+#[path = "tidy/findings.rs"]
+mod findings;
 #[path = "tidy/invariants.rs"]
 mod invariants;
 #[path = "tidy/names.rs"]

@@ -24,6 +24,9 @@ pub mod http;
 
 pub mod addresses;
 
+pub mod finding;
+
+pub use finding::{Finding, Report, Verdict};
 pub use go_duration::GoDuration;
 pub use readiness::Readiness;
 pub use supervise::Supervisor;

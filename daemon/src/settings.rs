@@ -118,9 +118,17 @@ impl fmt::Display for Problems {
     }
 }
 
-/// The flags of `T`. Its help names variables and does not print what they hold.
+/// The flags of `T` and of its commands. Its help names variables and does not print what they hold.
 pub fn command<T: CommandFactory>() -> Command {
-    T::command().mut_args(|argument| argument.hide_env_values(true))
+    without_values(T::command())
+}
+
+fn without_values(command: Command) -> Command {
+    let names: Vec<String> = command.get_subcommands().map(|one| one.get_name().to_owned()).collect();
+    let command = command.mut_args(|argument| argument.hide_env_values(true));
+    names
+        .into_iter()
+        .fold(command, |command, name| command.mut_subcommand(name, without_values))
 }
 
 /// What clap says of a command line that it cannot use; it quotes the line, so secrets are taken out. `None` for help

@@ -107,9 +107,14 @@ fn failure_row(page: &mut String, certificate: &Certificate, failure: &Failure) 
     let again = certificate
         .retry_in_seconds
         .map_or_else(|| "soon".to_owned(), |s| format!("in {}", duration(s)));
+    let request = failure
+        .request_id
+        .as_ref()
+        .map(|id| format!("request {}, ", Escaped(id)));
+    let request = request.unwrap_or_default();
     write!(
         page,
-        "<tr class=\"bad\"><td></td><td colspan=\"8\">{}: {} ({}, {} in a row; next try {again})<br>{}</td></tr>",
+        "<tr class=\"bad\"><td></td><td colspan=\"8\">{}: {} ({request}{}, {} in a row; next try {again})<br>{}</td></tr>",
         Escaped(failure.reason),
         Escaped(&failure.message),
         Escaped(&failure.at),

@@ -65,6 +65,8 @@ pub(super) struct Certificate {
 pub(super) struct Failure {
     pub(super) reason: &'static str,
     pub(super) message: String,
+    /// Under which name the authority's log has the exact reason.
+    pub(super) request_id: Option<String>,
     pub(super) at: String,
     /// What to do about it.
     pub(super) next: &'static str,
@@ -129,6 +131,7 @@ impl Certificate {
         let failure = entry.last_error.map(|error| Failure {
             reason: error.reason,
             message: error.message,
+            request_id: error.request_id.map(|id| id.to_string()),
             at: rfc3339(error.at),
             next: advice::for_reason(error.reason),
         });

@@ -22,7 +22,9 @@ use crate::rotation::{RotationConfig, Schedule};
 use crate::{sds, source};
 
 mod args;
+mod commands;
 pub use args::Args;
+pub use commands::{Command, Login};
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ pub enum Request {
     Print(String),
     /// Run the agent.
     Run(Box<Config>),
+    /// Do what a person wants to know, and stop.
+    Command(Box<Command>),
 }
 
 /// Every setting of the agent, checked.
@@ -60,6 +64,22 @@ pub struct Config {
     pub drain_timeout: Duration,
 }
 
+/// Keeps the certificates of one node's workloads and serves them to Envoy. With a command: looks at what is there.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(
+    name = "ensign-agent",
+    version,
+    max_term_width = 120,
+    args_conflicts_with_subcommands = true
+)]
+struct CommandLine {
+    #[command(flatten)]
+    settings: Args,
+
+    #[command(subcommand)]
+    line: Option<commands::Line>,
+}
+
 /// Why the settings are no settings.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -77,9 +97,12 @@ where
     I: IntoIterator<Item = T>,
     T: Into<OsString> + Clone,
 {
-    let command = settings::command::<Args>();
+    let command = settings::command::<CommandLine>();
     let matches = command.clone().try_get_matches_from(args)?;
-    let args = Args::from_arg_matches(&matches)?;
+    let CommandLine { settings: args, line } = CommandLine::from_arg_matches(&matches)?;
+    if let Some(line) = line {
+        return Ok(Request::Command(Box::new(line.read(&command, &matches)?)));
+    }
     let print = args.print_config;
     let config = check(&command, &matches, args)?;
     if print {

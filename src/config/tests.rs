@@ -7,6 +7,7 @@ fn with(flags: &[&str]) -> Result<Config, String> {
     match load(fixed.iter().chain(flags)) {
         Ok(Request::Run(config)) => Ok(*config),
         Ok(Request::Print(text)) => Err(text),
+        Ok(Request::Command(command)) => panic!("{command:?}"),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -26,6 +27,7 @@ fn csi(flags: &[&str]) -> Result<source::csi::Config, String> {
             source::Config::Fixed(fixed) => panic!("{fixed:?}"),
         },
         Ok(Request::Print(text)) => Err(text),
+        Ok(Request::Command(command)) => panic!("{command:?}"),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -185,4 +187,65 @@ fn the_documented_table_is_the_one_in_effect() {
         "docs/agent-configuration.md must hold this table:\n{}",
         table()
     );
+}
+
+fn command(words: &[&str]) -> Result<Command, String> {
+    match load(["ensign-agent"].iter().chain(words)) {
+        Ok(Request::Command(command)) => Ok(*command),
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[test]
+fn a_command_asks_for_no_settings_of_the_agent() {
+    let Ok(Command::Status { address, json }) = command(&["status"]) else {
+        panic!("not the status")
+    };
+    assert_eq!((address.to_string().as_str(), json), ("127.0.0.1:9403", false));
+    let asked = command(&["explain", "web-0", "-n", "foo", "--context", "c", "-o", "json"]).unwrap();
+    let Command::Explain {
+        login,
+        namespace,
+        pod,
+        json: true,
+        ..
+    } = asked
+    else {
+        panic!("{asked:?}")
+    };
+    assert_eq!(
+        (namespace.as_deref(), pod.as_str(), login.context.as_deref()),
+        (Some("foo"), "web-0", Some("c"))
+    );
+}
+
+#[test]
+fn the_settings_count_for_the_preflight_of_this_machine_alone() {
+    let error = command(&["preflight", "--local", "--source=csi"]).unwrap_err();
+    assert!(error.contains("--node-name (NODE_NAME): is not set"), "{error}");
+    let local = command(&["preflight", "--local", "--source=csi", "--node-name=n"]).unwrap();
+    assert!(matches!(local, Command::PreflightLocal { .. }), "{local:?}");
+    let asked = [
+        "preflight",
+        "--cluster",
+        "--service-account=foo/web",
+        "--signer=a",
+        "--signer=b",
+    ];
+    let Ok(Command::PreflightCluster { signers, .. }) = command(&asked) else {
+        panic!("not of the cluster")
+    };
+    assert_eq!(signers, ["a", "b"]);
+}
+
+#[test]
+fn a_preflight_is_of_one_place_and_a_signer_is_asked_for_somebody() {
+    for wrong in [
+        &["preflight"][..],
+        &["preflight", "--local", "--cluster"],
+        &["preflight", "--cluster", "--signer=a"],
+    ] {
+        assert!(command(wrong).is_err(), "{wrong:?}");
+    }
 }

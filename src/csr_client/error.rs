@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::TokenError;
+use super::{RequestId, TokenError};
 
 /// When another try makes sense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +48,8 @@ pub enum SignError {
         code: tonic::Code,
         /// Its text, cut and made printable.
         message: String,
+        /// What the authority calls the request in its own log, if it says so.
+        request_id: Option<RequestId>,
     },
     /// The reply is no list of certificates that we would look at.
     #[error("the certificate authority's reply is malformed: {0}")]
@@ -66,6 +68,15 @@ impl SignError {
                 .take(256)
                 .map(printable)
                 .collect(),
+            request_id: RequestId::of(status.metadata()),
+        }
+    }
+
+    /// Under which name the authority's own log has the exact reason.
+    pub fn request_id(&self) -> Option<&RequestId> {
+        match self {
+            Self::Status { request_id, .. } => request_id.as_ref(),
+            Self::Token(_) | Self::Connect { .. } | Self::Deadline { .. } | Self::Malformed(_) => None,
         }
     }
 
@@ -157,5 +168,19 @@ mod tests {
         let echo = "bad token eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.c2ln";
         let error = SignError::from_status(&tonic::Status::new(Code::Unauthenticated, echo));
         assert!(!error.to_string().contains("eyJ"), "{error}");
+    }
+
+    #[test_case("0af7651916cd43dd", true)]
+    #[test_case("a b", false; "a blank")]
+    #[test_case("", false; "empty")]
+    fn the_authoritys_name_of_the_request_is_kept_if_it_can_be_shown(text: &str, kept: bool) {
+        let mut status = tonic::Status::new(Code::PermissionDenied, "no");
+        status.metadata_mut().insert("x-request-id", text.parse().unwrap());
+        let error = SignError::from_status(&status);
+        assert_eq!(error.request_id().map(RequestId::as_str), Some(text).filter(|_| kept));
+        assert_eq!(
+            SignError::from_status(&tonic::Status::new(Code::Internal, "no")).request_id(),
+            None
+        );
     }
 }

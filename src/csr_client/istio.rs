@@ -21,6 +21,7 @@ use tonic::metadata::{Ascii, MetadataKey, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 
 use super::connect::Connector;
+use super::request::REQUEST_ID;
 use super::{CaAddress, CaRoots, Sign, SignError, SignRequest, Token, TokenError};
 
 /// A chain of certificates is a few kB; a bundle of many roots a few hundred.
@@ -200,6 +201,10 @@ impl IstioCa {
         let mut bearer = MetadataValue::try_from(bearer.as_str()).map_err(not_a_header)?;
         bearer.set_sensitive(true);
         message.metadata_mut().insert("authorization", bearer);
+        // Our RA logs it beside its own; others pass it over.
+        if let Ok(id) = MetadataValue::try_from(request.request_id.as_str()) {
+            message.metadata_mut().insert(REQUEST_ID, id);
+        }
         for (name, value) in &self.headers {
             message.metadata_mut().insert(name.clone(), value.clone());
         }

@@ -9,8 +9,12 @@ use std::time::Duration;
 
 use ensign_pki::{SignerName, SpiffeId};
 use futures::future::BoxFuture;
+use tonic::metadata::MetadataMap;
 
 use super::{SignError, TokenSource};
+
+/// The metadata that names a request, in both directions.
+pub(super) const REQUEST_ID: &str = "x-request-id";
 
 /// Anything that turns a CSR into a certificate chain.
 pub trait Sign: fmt::Debug + Send + Sync {
@@ -37,7 +41,7 @@ pub struct SignRequest {
     pub request_id: RequestId,
 }
 
-/// Names one request in logs: 16 hex digits, random, not secret.
+/// Names one request in logs, not secret: 16 random hex digits if it is ours, what the authority says if it is its own.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct RequestId(Arc<str>);
 
@@ -45,6 +49,13 @@ impl RequestId {
     /// The id made of these random bits.
     pub fn from_bits(bits: u64) -> Self {
         Self(format!("{bits:016x}").into())
+    }
+
+    /// What an answer's metadata says, if it can be logged.
+    pub(super) fn of(metadata: &MetadataMap) -> Option<Self> {
+        let text = metadata.get(REQUEST_ID)?.to_str().ok()?;
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        ((1..=64).contains(&text.len()) && text.bytes().all(plain)).then(|| Self(text.into()))
     }
 
     /// The id as text.

@@ -113,6 +113,21 @@ impl IssueError {
         }
     }
 
+    /// What the authority calls the request that it refused.
+    pub(super) fn request_id(&self) -> Option<&RequestId> {
+        match self {
+            Self::Sign(error) => error.request_id(),
+            Self::Key { .. }
+            | Self::KeyInterrupted(_)
+            | Self::Csr(_)
+            | Self::Chain(_)
+            | Self::NoRoots
+            | Self::TooManyRoots { .. }
+            | Self::OutsidePin
+            | Self::Svid(_) => None,
+        }
+    }
+
     /// A short name, one of few.
     pub(super) fn reason(&self) -> &'static str {
         match self {

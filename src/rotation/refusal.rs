@@ -50,6 +50,7 @@ pub(super) fn error(why: &str, now: Now) -> LastError {
     LastError {
         reason: "refused_by_envoy",
         message: format!("a client refused the certificate and keeps the one before: {why}"),
+        request_id: None,
         at: now.wall,
     }
 }

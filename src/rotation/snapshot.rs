@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use ensign_pki::{KeyType, SpiffeId};
 
 use super::WorkloadUid;
-use crate::csr_client::SignerName;
+use crate::csr_client::{RequestId, SignerName};
 
 /// Where an entry stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +59,8 @@ pub struct LastError {
     pub reason: &'static str,
     /// The whole story, causes included.
     pub message: String,
+    /// What the authority calls the request in its own log, if it refused it and says so.
+    pub request_id: Option<RequestId>,
     /// When.
     pub at: SystemTime,
 }

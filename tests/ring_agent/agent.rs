@@ -55,7 +55,7 @@ pub(crate) fn flags(ra: &FakeRa, folder: &Path) -> Vec<String> {
 pub(crate) async fn bind(ra: &FakeRa, folder: &Path) -> anyhow::Result<app::Bound> {
     match config::load(flags(ra, folder))? {
         Request::Run(config) => app::bind(*config).await,
-        Request::Print(_) => anyhow::bail!("printing was not asked for"),
+        Request::Print(_) | Request::Command(_) => anyhow::bail!("printing was not asked for"),
     }
 }
 

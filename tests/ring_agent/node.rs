@@ -81,7 +81,7 @@ impl Node {
                 (self.adjust)(&mut config);
                 app::bind(*config).await
             }
-            Request::Print(_) => anyhow::bail!("printing was not asked for"),
+            Request::Print(_) | Request::Command(_) => anyhow::bail!("printing was not asked for"),
         }
     }
 

@@ -8,6 +8,19 @@ use tonic::Code;
 
 use crate::agent::{Agent, bind, prepared};
 
+/// Exit code, output and errors of `ensign-agent status` for this address.
+async fn command(address: std::net::SocketAddr, more: &[&str]) -> (Option<i32>, String, String) {
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_ensign-agent"))
+        .args(["status", "--status-addr", &address.to_string()])
+        .args(more)
+        .env_clear()
+        .output()
+        .await
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_status_names_certificates_and_what_to_do() {
     let agent = Agent::start(&["bad", "good"]).await;
@@ -32,6 +45,7 @@ async fn the_status_names_certificates_and_what_to_do() {
     .await;
     let bad = &status["workloads"][0]["certificates"][0];
     assert_eq!(bad["signer"], "bar");
+    assert_eq!(bad["lastError"]["requestId"], FakeRa::REFUSED_REQUEST);
     assert!(bad["lastError"]["next"].as_str().unwrap().contains("policy"), "{bad}");
     let good = &status["workloads"][1]["certificates"][0];
     assert_eq!(good["id"], "spiffe://cluster.local/ns/foo/sa/good");
@@ -96,4 +110,67 @@ async fn readiness_waits_for_the_roots_and_never_for_the_authority() {
         !tokio::fs::try_exists(folder.path().join("a.sock")).await.unwrap(),
         "the socket goes with the agent"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_prints_the_table_and_its_exit_code_says_how_it_is() {
+    let agent = Agent::start(&["bad", "good"]).await;
+    agent.certificate("good").await;
+    agent.certificate("bad").await;
+    let (code, table, said) = command(agent.status, &[]).await;
+    assert_eq!(code, Some(0), "{table}{said}");
+    assert!(
+        table.contains("\nCERTIFICATE NAME") && table.contains("NOT AFTER"),
+        "{table}"
+    );
+    let good = table.lines().find(|line| line.ends_with("fixed/good")).unwrap();
+    assert!(
+        good.starts_with("spiffe://cluster.local/ns/foo/sa/good  Leaf  active"),
+        "{table}"
+    );
+
+    let (code, json, _) = command(agent.status, &["-o", "json"]).await;
+    let read = ensign_operator::status::read(&json).unwrap();
+    let names: Vec<_> = read
+        .workloads
+        .iter()
+        .map(|workload| workload.workload.as_str())
+        .collect();
+    assert_eq!((code, names), (Some(0), vec!["fixed/bad", "fixed/good"]));
+    let whole: Value = serde_json::from_str(&json).unwrap();
+    assert!(
+        whole["workloads"][0]["socket"].is_string(),
+        "what the table leaves out is there: {json}"
+    );
+
+    agent
+        .ra
+        .script()
+        .set_default(RaOutcome::Refuse(Code::PermissionDenied, "no".to_owned()));
+    agent.list(&["bad@bar", "good"]).await;
+    eventually("the refusal", async || {
+        let _waiting = agent.envoy("bad").await.subscribe(&["default"]).await;
+        let (code, table, _) = command(agent.status, &[]).await;
+        let told = table.contains("permission_denied at ") && table.contains("policy");
+        if code == Some(1) && told { Ok(()) } else { Err(table) }
+    })
+    .await;
+
+    let status = agent.status;
+    agent.stop().await;
+    let (code, table, said) = command(status, &[]).await;
+    assert_eq!((code, table.as_str()), (Some(2), ""));
+    assert!(
+        said.contains("no agent answers") && said.contains(&status.to_string()),
+        "{said}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_answers_without_being_an_agent_is_told_from_one() {
+    let agent = Agent::start(&[]).await;
+    let (code, _, said) = command(agent.admin, &[]).await;
+    assert_eq!(code, Some(2));
+    assert!(said.contains("404") && said.contains("no agent of Ensign"), "{said}");
+    agent.stop().await;
 }

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::tree::{File, file, found, identifier, none, report, rust, sources};
 
 /// Which module of the agent may use which.
-const AGENT_ARROWS: [(&str, &[&str]); 7] = [
+const AGENT_ARROWS: [(&str, &[&str]); 9] = [
+    ("cli", &["preflight", "source", "csr_client"]),
+    ("preflight", &["source"]),
     ("app", &["admin", "source", "sds", "rotation", "csr_client"]),
     ("admin", &["rotation", "csr_client"]),
     ("source", &["rotation", "csr_client", "unix_socket"]),
@@ -16,8 +18,9 @@ const AGENT_ARROWS: [(&str, &[&str]); 7] = [
 ];
 
 /// Which crate may have which of ours as a normal dependency.
-const CRATE_ARROWS: [(&str, &[&str]); 8] = [
-    ("Cargo.toml", &["daemon", "pki", "proto"]),
+const CRATE_ARROWS: [(&str, &[&str]); 9] = [
+    ("Cargo.toml", &["daemon", "operator", "pki", "proto"]),
+    ("operator/Cargo.toml", &["daemon", "pki"]),
     ("ra/Cargo.toml", &["daemon", "pki", "proto"]),
     ("daemon/Cargo.toml", &[]),
     ("pki/Cargo.toml", &[]),

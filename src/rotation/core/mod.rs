@@ -349,6 +349,7 @@ impl Core {
         entry.last_error = Some(LastError {
             reason: error.reason(),
             message,
+            request_id: error.request_id().cloned(),
             at: now.wall,
         });
         *self.counters.failures.entry(error.reason()).or_default() += 1;

@@ -57,7 +57,9 @@ pub(super) enum Refusal {
         setting: String,
     },
     /// What kubelet says of the pod is not what such a thing looks like.
-    #[error("{what} of the pod is {seen:?}, expected {expected}")]
+    #[error(
+        "{what} of the pod is {seen:?}, expected {expected}; if kubelet or the API server made it so, report this with their versions"
+    )]
     Pod {
         /// What.
         what: &'static str,
@@ -184,3 +186,62 @@ pub(super) fn quoted(text: &str) -> String {
 }
 
 const LONGEST_QUOTE: usize = 120;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::io;
+
+    use super::*;
+
+    /// One of each.
+    fn all() -> Vec<Refusal> {
+        let text = || "seen".to_owned();
+        vec![
+            Refusal::UnknownAttribute { name: text() },
+            Refusal::Attribute {
+                name: "signer",
+                seen: text(),
+                expected: text(),
+            },
+            Refusal::NotEphemeral,
+            Refusal::Block,
+            Refusal::NotReadOnly,
+            Refusal::no_token("istio-ca"),
+            Refusal::Pod {
+                what: "uid",
+                seen: text(),
+                expected: text(),
+            },
+            Refusal::Tokens,
+            Refusal::TooMany { most: 4 },
+            Refusal::Target {
+                path: text(),
+                expected: text(),
+            },
+            Refusal::Folder {
+                path: PathBuf::from("/x"),
+                source: io::Error::from(io::ErrorKind::NotFound),
+            },
+            Refusal::Foreign {
+                path: PathBuf::from("/x"),
+                name: text(),
+            },
+            Refusal::Socket { reason: text() },
+            Refusal::Pending,
+            Refusal::Stopping,
+        ]
+    }
+
+    #[test]
+    fn each_says_what_is_wrong_and_then_what_to_do() {
+        // `explain` shows both apart: the first `; ` ends the cause.
+        for refusal in all() {
+            let text = refusal.to_string();
+            let (cause, fix) = text.split_once("; ").unwrap_or_else(|| panic!("no fix: {text}"));
+            assert!(cause.len() > 20 && fix.len() > 15, "{text}");
+        }
+        let reasons: BTreeSet<_> = all().iter().map(Refusal::reason).collect();
+        assert_eq!(reasons.len(), all().len(), "one of each");
+    }
+}

@@ -113,6 +113,9 @@ impl std::fmt::Debug for State {
 }
 
 impl FakeRa {
+    /// What it calls every request that it refuses.
+    pub const REFUSED_REQUEST: &'static str = "5eed5eed5eed5eed";
+
     /// Starts on a port that the kernel picks; issues from `ca` until told otherwise.
     pub async fn start(ca: TestCa) -> Self {
         let serving_ca = TestCa::root_only("fake RA serving");
@@ -316,12 +319,20 @@ impl IstioCertificateService for Service {
                 gate.wait().await;
                 ca.reply(&csr, asked, None)
             }
-            RaOutcome::Refuse(code, text) => return Err(Status::new(code, text)),
+            RaOutcome::Refuse(code, text) => return Err(refusal(code, text)),
             RaOutcome::Reply(elements) => elements,
             RaOutcome::Hang => match std::future::pending::<Infallible>().await {},
         };
         Ok(Response::new(IstioCertificateResponse { cert_chain }))
     }
+}
+
+/// With its name in the log, as our RA gives it.
+fn refusal(code: Code, text: String) -> Status {
+    let mut status = Status::new(code, text);
+    let id = tonic::metadata::MetadataValue::from_static(FakeRa::REFUSED_REQUEST);
+    status.metadata_mut().insert("x-request-id", id);
+    status
 }
 
 fn record(request: &Request<IstioCertificateRequest>) -> Recorded {

@@ -1,0 +1,98 @@
+//! What a failed request of the agent, or a failed mount of kubelet, is as a finding.
+
+use ensign_daemon::Finding;
+
+use crate::status::{Certificate, Failure};
+
+/// A failed request; what it leaves of the certificate is in its cause.
+pub(super) fn request(certificate: &Certificate, failure: &Failure) -> Finding {
+    let left = match (certificate.state.as_str(), &certificate.not_after) {
+        ("expired", Some(end)) => format!("; the certificate before it ended at {end}"),
+        (_, Some(end)) => format!("; the certificate before it serves until {end}"),
+        (_, None) => String::new(),
+    };
+    let signer = certificate.signer.as_deref().unwrap_or("the authority's default");
+    let code = code(&failure.reason);
+    let (logged, look) = match &failure.request_id {
+        Some(id) => (
+            format!(", request {id}"),
+            format!(
+                " The exact reason is in the RA's log under {id}: `kubectl logs -A -l app.kubernetes.io/name=ensign-ra --prefix --tail=-1 | grep {id}`"
+            ),
+        ),
+        None => (String::new(), String::new()),
+    };
+    let cause = format!(
+        "{} for {} from signer {signer}: {} ({}{logged}, at {}){left}",
+        what(code),
+        certificate.id,
+        failure.message,
+        failure.reason,
+        failure.at
+    );
+    Finding::wrong(code, cause, format!("{}{look}", failure.next))
+}
+
+fn code(reason: &str) -> &'static str {
+    match reason {
+        "token" => "token",
+        "connect" | "deadline" | "unavailable" | "resource_exhausted" => "ra_away",
+        "unauthenticated"
+        | "permission_denied"
+        | "invalid_argument"
+        | "failed_precondition"
+        | "internal"
+        | "unimplemented"
+        | "status" => "ra_refused",
+        "key" | "csr" => "key",
+        "refused_by_envoy" => "refused_by_envoy",
+        // All others are reasons not to trust what was issued.
+        _ => "bad_certificate",
+    }
+}
+
+fn what(code: &str) -> &'static str {
+    match code {
+        "token" => "the agent has no token to ask with",
+        "ra_away" => "the authority gives no answer",
+        "ra_refused" => "the authority refused the request",
+        "key" => "the agent cannot make the key or the request",
+        "refused_by_envoy" => "Envoy refused the certificate",
+        _ => "what the authority issued is not fit to be served",
+    }
+}
+
+/// Kubelet's FailedMount: its own words, or ours out of them.
+pub(super) fn mount(message: &str, count: i32) -> Finding {
+    let times = if count > 1 {
+        format!(" ({count} times)")
+    } else {
+        String::new()
+    };
+    // `MountVolume.SetUp failed for volume "x" : rpc error: code = InvalidArgument desc = CAUSE; FIX`
+    let Some((before, said)) = message.split_once(" desc = ") else {
+        let fix = "see `kubectl describe pod` and kubelet's log on the node";
+        return Finding::wrong(
+            "mount_error",
+            format!("kubelet cannot mount the volume{times}: {message}"),
+            fix,
+        );
+    };
+    let refused = format!("the agent refused the volume{times}");
+    match said.split_once("; ") {
+        Some((cause, fix)) => Finding::wrong("mount_refused", format!("{refused}: {cause}"), fix),
+        None => {
+            let fix = "look at the agent on this node";
+            Finding::wrong(
+                "mount_error",
+                format!("kubelet cannot mount the volume{times}: {before}: {said}"),
+                fix,
+            )
+        }
+    }
+}
+
+/// Whether kubelet says that it does not know the driver.
+pub(super) fn is_unregistered(message: &str) -> bool {
+    message.contains("not found in the list of registered CSI drivers")
+}

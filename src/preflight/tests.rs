@@ -1,0 +1,140 @@
+//! Each check on folders that are made for it.
+
+use ensign_daemon::Verdict;
+use ensign_pki::KeyType;
+use test_case::test_case;
+
+use super::*;
+
+struct Node {
+    root: tempfile::TempDir,
+}
+
+impl Node {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        for inner in [
+            "kubelet/pods",
+            "kubelet/plugins/csi.ensign.mesh",
+            "kubelet/plugins_registry",
+            "proc/self/attr",
+            "sys/fs/selinux",
+        ] {
+            std::fs::create_dir_all(root.path().join(inner)).unwrap();
+        }
+        Self { root }
+    }
+
+    fn path(&self, inner: &str) -> PathBuf {
+        self.root.path().join(inner)
+    }
+
+    fn findings(&self) -> Vec<Finding> {
+        let config = csi::Config {
+            kubelet_dir: self.path("kubelet"),
+            node_name: "node1".to_owned(),
+            state_dir: self.path("state"),
+            trust_domain: "cluster.local".parse().unwrap(),
+            key_type: KeyType::P256,
+            key_types: Vec::new(),
+            audience: "istio-ca".to_owned(),
+        };
+        let mut findings = csi_source(&config, &host::Machine::at(self.root.path()));
+        // Whether this machine's temporary folder is a tmpfs is its own affair.
+        findings.retain(|finding| finding.code != "state_not_tmpfs");
+        findings
+    }
+
+    fn says(&self, expected: &[(&str, Verdict)]) {
+        let findings = self.findings();
+        let seen: Vec<_> = findings.iter().map(|finding| (finding.code, finding.verdict)).collect();
+        assert_eq!(seen, expected, "{findings:?}");
+        assert!(findings.iter().all(|finding| !finding.fix.is_empty()), "{findings:?}");
+    }
+}
+
+#[test]
+fn a_node_that_has_all_is_not_spoken_of() {
+    Node::new().says(&[]);
+}
+
+#[test_case("kubelet/pods")]
+#[test_case("kubelet/plugins/csi.ensign.mesh")]
+#[test_case("kubelet/plugins_registry")]
+fn each_folder_of_kubelet_is_needed(folder: &str) {
+    let node = Node::new();
+    std::fs::remove_dir(node.path(folder)).unwrap();
+    node.says(&[("kubelet_dir", Verdict::Wrong)]);
+    let cause = &node.findings()[0].cause;
+    assert!(cause.contains(folder) && cause.contains("is not there"), "{cause}");
+    std::fs::write(node.path(folder), "").unwrap();
+    assert!(node.findings()[0].cause.contains("is no folder"));
+}
+
+#[test]
+fn without_kubelets_folder_one_finding_says_it_all() {
+    let node = Node::new();
+    std::fs::remove_dir_all(node.path("kubelet")).unwrap();
+    node.says(&[("kubelet_dir", Verdict::Wrong)]);
+}
+
+#[test]
+fn the_state_folder_is_made_below_a_folder_that_is_there() {
+    let node = Node::new();
+    std::fs::write(node.path("state"), "").unwrap();
+    node.says(&[("state_dir", Verdict::Wrong)]);
+    let missing = state(&node.path("no/state")).unwrap();
+    assert_eq!((missing.code, missing.verdict), ("state_dir", Verdict::Wrong));
+}
+
+#[test]
+fn a_tmpfs_is_told_from_what_outlives_a_reboot() {
+    // Both are what every Linux has.
+    assert_eq!(state(Path::new("/dev/shm")), None);
+    let kept = state(Path::new("/sys")).map(|finding| finding.code);
+    assert!(matches!(kept, Some("state_not_tmpfs" | "state_dir")), "{kept:?}");
+}
+
+#[test_case("master:1", None; "follows the host")]
+#[test_case("shared:1", None; "both ways")]
+#[test_case("", Some("mount_propagation"); "private")]
+fn mounts_of_pods_must_follow_the_host(field: &str, expected: Option<&str>) {
+    let node = Node::new();
+    let pods = node.path("kubelet/pods");
+    let field = if field.is_empty() {
+        String::new()
+    } else {
+        format!("{field} ")
+    };
+    let line = format!(
+        "36 35 98:0 /x {} rw,noatime {field}- ext4 /dev/root rw\n",
+        pods.display()
+    );
+    std::fs::write(
+        node.path("proc/self/mountinfo"),
+        format!("1 0 8:1 / / rw - ext4 /dev/root rw\n{line}"),
+    )
+    .unwrap();
+    let expected: Vec<_> = expected.map(|code| (code, Verdict::Note)).into_iter().collect();
+    node.says(&expected);
+}
+
+#[test_case("1", "system_u:system_r:container_t:s0:c1,c2", Some("selinux"); "enforced")]
+#[test_case("1", "system_u:system_r:spc_t:s0", None; "free")]
+#[test_case("0", "system_u:system_r:container_t:s0:c1,c2", None; "permissive")]
+fn selinux_is_told_where_it_would_be_in_the_way(enforce: &str, context: &str, expected: Option<&str>) {
+    let node = Node::new();
+    std::fs::write(node.path("sys/fs/selinux/enforce"), enforce).unwrap();
+    std::fs::write(node.path("proc/self/attr/current"), format!("{context}\0")).unwrap();
+    let expected: Vec<_> = expected.map(|code| (code, Verdict::Note)).into_iter().collect();
+    node.says(&expected);
+}
+
+#[test]
+fn roots_that_are_yet_to_come_stop_nothing() {
+    let node = Node::new();
+    let finding = roots(&node.path("root-cert.pem")).unwrap();
+    assert_eq!((finding.code, finding.verdict), ("no_roots", Verdict::Note));
+    std::fs::write(node.path("root-cert.pem"), "").unwrap();
+    assert_eq!(roots(&node.path("root-cert.pem")), None);
+}
