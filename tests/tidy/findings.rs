@@ -23,7 +23,11 @@ fn every_finding_and_refusal_is_in_the_troubleshooting_guide() {
     let guide = content(&sources, "docs/troubleshoot.md").to_owned();
     let rust = rust(sources);
     let codes = codes(&rust);
-    assert!(codes.len() > 60, "only {} codes found: the search is broken", codes.len());
+    assert!(
+        codes.len() > 60,
+        "only {} codes found: the search is broken",
+        codes.len()
+    );
     report(&not_documented(&codes, &guide));
 }
 
@@ -38,7 +42,10 @@ fn each_rule_of_findings_can_fail_and_pass() {
     found(&undocumented("src/preflight/x.rs", call));
     found(&undocumented(BY_ARMS[0], "Self::Block => \"block\",\n"));
     none(&undocumented(BY_ARMS[0], "Self::Block => \"not a code\",\n"));
-    none(&undocumented("operator/src/x.rs", "Finding::ok(\"known\", Finding::note(code, cause, fix))"));
+    none(&undocumented(
+        "operator/src/x.rs",
+        "Finding::ok(\"known\", Finding::note(code, cause, fix))",
+    ));
 }
 
 /// Only the commands of people may have one.
@@ -48,7 +55,10 @@ fn kubernetes_in_the_agent(files: &[File]) -> Vec<String> {
     for (path, text) in files.iter().filter(|(path, _)| running(path)) {
         let code = text.lines().map(|line| line.split("//").next().unwrap_or_default());
         for line in code.filter(|line| CLIENTS.iter().any(|client| line.contains(client))) {
-            findings.push(format!("{path}: the running agent knows no Kubernetes client: {}", line.trim()));
+            findings.push(format!(
+                "{path}: the running agent knows no Kubernetes client: {}",
+                line.trim()
+            ));
         }
     }
     findings
