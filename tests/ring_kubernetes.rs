@@ -58,6 +58,8 @@ mod leak;
 mod mesh;
 #[path = "ring_kubernetes/object_life.rs"]
 mod object_life;
+#[path = "ring_kubernetes/outage.rs"]
+mod outage;
 #[path = "ring_kubernetes/page.rs"]
 mod page;
 #[path = "ring_kubernetes/program.rs"]
