@@ -60,6 +60,8 @@ mod mesh;
 mod object_life;
 #[path = "ring_kubernetes/operator.rs"]
 mod operator;
+#[path = "ring_kubernetes/outage.rs"]
+mod outage;
 #[path = "ring_kubernetes/page.rs"]
 mod page;
 #[path = "ring_kubernetes/port_forward.rs"]

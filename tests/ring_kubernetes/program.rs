@@ -83,6 +83,8 @@ impl Ra {
             .chain(settings)
             .map(|(flag, value)| ((*flag).to_owned(), (*value).to_owned()));
         let args = flags.into_iter().chain(said).flat_map(|(flag, value)| [flag, value]);
+        // A flag without a value.
+        let args = args.filter(|text| !text.is_empty());
         let spec = Spec {
             name: "ra".to_owned(),
             binary: own_binary("ensign-ra")?,

@@ -1,7 +1,6 @@
 //! `deploy/rbac.yaml`: each right has a reason, works the way the RA uses it, and is granted once.
 //!
-//! Whoever adds a right adds the reason here. That the RA as a whole fails without it is for the tests of what it does,
-//! by the same [`Right::without`].
+//! Whoever adds a right adds the reason here. That it is the RA itself that needs it is shown by `rights_used`.
 
 use std::collections::BTreeSet;
 

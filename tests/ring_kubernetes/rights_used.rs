@@ -41,7 +41,7 @@ const AS_ISTIOD: [(&str, &str); 7] = [
         "k8s.io/clusterissuers.cert-manager.io/istio-system",
     ),
     ("--authn", "informer"),
-    ("--remote-clusters", "true"),
+    ("--remote-clusters", ""),
     ("--cluster-trust-bundle", BUNDLE),
     ("--serving-ca-secret", "ensign-ra-serving"),
 ];

@@ -162,8 +162,8 @@ async fn another_ca_behind_the_issuer(bed: &Access, world: &World, ca: &TestCa, 
     let late = world.start_envoy(world.envoy("late")?.serving()).await?;
     match root {
         Root::Pinned => {
-            wait::until("the foreign root to be noticed", PATIENCE, async || {
-                let refused = "ensign_ra_requests_total{code=\"internal\",reason=\"foreign_root\"}";
+            wait::until("the other CA to be noticed", PATIENCE, async || {
+                let refused = "ensign_ra_requests_total{code=\"internal\",reason=\"incomplete_chain\"}";
                 let refused = metric(world, refused).await?;
                 ensure!(refused.is_some_and(|count| count > 0.0), "not yet");
                 Ok(())

@@ -291,6 +291,10 @@ fn http_filter(virtual_host: &Value) -> Value {
                 "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" },
             }],
             "route_config": { "virtual_hosts": [virtual_host] },
+            // Envoys of today keep this from their callers; those of Istio's documents told it.
+            "local_reply_config": { "body_format": { "text_format_source": {
+                "inline_string": "%LOCAL_REPLY_BODY%, transport failure reason: %UPSTREAM_TRANSPORT_FAILURE_REASON%\n",
+            } } },
         },
     })
 }
