@@ -53,7 +53,7 @@ manifests: helm ## Render the plain manifests of deploy/ from the chart
 build: ## Build every program
 	$(CARGO) build $(LOCKED) --workspace --bins
 
-cluster: kubernetes build ## Get a shell with kubectl in a real Kubernetes with cert-manager and three ClusterIssuers
+cluster: tools kubernetes build ## Get a shell with kubectl in a real Kubernetes with cert-manager, our RA and Envoys that have its certificates
 	@exec $(TARGET)/debug/ensign-cluster
 
 cluster-down: ## End that cluster from another shell

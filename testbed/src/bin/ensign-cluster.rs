@@ -3,14 +3,20 @@
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
-use ensign_testbed::{cluster, story::Story};
+use ensign_testbed::{
+    cluster::{self, Offer},
+    story::Story,
+};
 
-/// A real Kubernetes with cert-manager on this machine; with no command, one with a shell in it.
+/// A real Kubernetes with cert-manager, our RA and workloads on this machine; with no command, one with a shell in it.
 #[derive(Debug, Parser)]
 struct Args {
     /// Tells several clusters of one checkout apart
     #[arg(long, default_value = "cluster")]
     name: String,
+    /// Start a shell also without a terminal: it reads its commands from standard input, and the cluster ends with it
+    #[arg(long)]
+    shell: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -35,7 +41,14 @@ async fn main() -> ExitCode {
     let mut story = Story::default();
     let args = Args::parse();
     let ended = match args.command {
-        None => cluster::session(&args.name, &mut story).await,
+        None => {
+            let offer = if args.shell {
+                Offer::Shell
+            } else {
+                Offer::for_terminals()
+            };
+            cluster::session(&args.name, offer, &mut story).await
+        }
         Some(Command::Down) => cluster::down(&args.name, &mut story).await,
         Some(Command::Shared { folder, idle }) => cluster::supervise(folder, Duration::from_secs(idle)).await,
     };

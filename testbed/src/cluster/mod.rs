@@ -25,6 +25,7 @@ mod port;
 mod session;
 mod shared;
 mod tls;
+mod town;
 
 pub use self::{
     access::Access,
@@ -36,7 +37,7 @@ pub use self::{
     objects::{IssuerRef, TokenOf, USAGES, issued, unique},
     options::ClusterOptions,
     pod_runner::PodRunner,
-    session::{down, session},
+    session::{Offer, down, session},
     shared::{SharedCluster, supervise},
 };
 

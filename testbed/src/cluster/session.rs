@@ -1,7 +1,7 @@
-//! `make cluster`: a cluster for a person, with a shell in it; `make cluster-down` ends it from elsewhere.
+//! `make cluster`: a cluster for a person, with our RA and workloads in it and a shell; `make cluster-down` ends it from elsewhere.
 //!
-//! One for each checkout and name. Without a terminal it prints where its kubeconfig is and stays until it is ended. Whichever way
-//! it ends, nothing is left behind: no process, no file.
+//! One for each checkout and name. Without a terminal it prints where its kubeconfig is and stays until it is ended, unless a shell is
+//! asked for, which then reads its commands from standard input. Whichever way it ends, nothing is left behind: no process, no file.
 
 use std::{
     env,
@@ -21,11 +21,8 @@ use tokio::{
     task::spawn_blocking,
 };
 
-use super::{Access, Cluster, ClusterOptions, component::distribution, meeting::Meeting};
+use super::{Access, component::distribution, meeting::Meeting, town::Town};
 use crate::{folder::Folder, story::Story};
-
-/// The signers of Istio's documentation on mixed signers.
-const ISSUERS: [&str; 3] = ["istio-system", "foo", "bar"];
 
 /// What `down` says.
 const DOWN: &[u8; 4] = b"down";
@@ -35,8 +32,28 @@ fn meeting(name: &str) -> Meeting {
     Meeting::of(&format!("make cluster {name} in {}", env!("CARGO_MANIFEST_DIR")))
 }
 
-/// Starts a cluster, offers a shell, and ends with it.
-pub async fn session(name: &str, story: &mut Story) -> anyhow::Result<()> {
+/// What a person gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offer {
+    /// A shell; the cluster ends with it.
+    Shell,
+    /// Where the kubeconfig is; the cluster stays until it is ended.
+    Nothing,
+}
+
+impl Offer {
+    /// A shell for whoever sits at a terminal.
+    pub fn for_terminals() -> Self {
+        if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
+            Self::Shell
+        } else {
+            Self::Nothing
+        }
+    }
+}
+
+/// Starts a cluster with our RA and workloads in it, and ends with what it offers.
+pub async fn session(name: &str, offer: Offer, story: &mut Story) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let meeting = meeting(name);
@@ -49,13 +66,16 @@ pub async fn session(name: &str, story: &mut Story) -> anyhow::Result<()> {
         UnixListener::bind(meeting.socket()).context("cannot listen for `make cluster-down`")?
     };
     let files = Arc::new(Folder::new()?);
+    let mut town = Town::default();
     let told = select! {
-        told = stay(&files, story) => told,
+        told = stay(&mut town, offer, &files, story) => told,
         asked = asked(&listener) => asked,
         _ = interrupt.recv() => Ok(None),
         _ = terminate.recv() => Ok(None),
     };
-    // By now the cluster is dropped: its processes are dead and reaped. If it failed, somebody wants its logs.
+    let ended = town.end().await;
+    let told = told.and_then(|told| ended.map(|()| told));
+    // By now all processes are dead and reaped. If it failed, somebody wants its logs.
     if told.is_ok() {
         files.discard();
     }
@@ -100,36 +120,37 @@ async fn asked(listener: &UnixListener) -> anyhow::Result<Option<UnixStream>> {
     }
 }
 
-/// The cluster, until its shell ends. Dropping it ends it.
-async fn stay(files: &Arc<Folder>, story: &mut Story) -> anyhow::Result<Option<UnixStream>> {
-    story.chapter("A Kubernetes with cert-manager: control plane only, no kubelet");
-    let cluster = Cluster::start_in(Arc::clone(files), ClusterOptions::default()).await?;
-    for name in ISSUERS {
-        cluster.cluster_issuer(name).await?;
-        story.tell(&format!(
-            "ClusterIssuer {name} is ready, signer clusterissuers.cert-manager.io/{name}"
-        ));
-    }
-    story.tell(&format!(
-        "logs, audit log and kubeconfigs: {}",
-        cluster.folder().display()
-    ));
-    if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
-        story.tell("kubectl is on PATH and knows the cluster; `exit` or `make cluster-down` ends it");
-        shell(&cluster).await?;
-    } else {
-        story.tell(&format!("KUBECONFIG={}", cluster.admin_kubeconfig().display()));
-        story.tell("it stays until `make cluster-down` or SIGTERM");
-        std::future::pending::<()>().await;
+/// The town, until its shell ends.
+async fn stay(
+    town: &mut Town,
+    offer: Offer,
+    files: &Arc<Folder>,
+    story: &mut Story,
+) -> anyhow::Result<Option<UnixStream>> {
+    town.build(files, story).await?;
+    let cluster = town.cluster()?;
+    story.chapter("All is yours");
+    match offer {
+        Offer::Shell => {
+            story.tell("kubectl is on PATH and knows the cluster; AGENT, HTTPBIN and RATINGS are the URLs above");
+            story.tell("`exit` or `make cluster-down` ends it");
+            shell(cluster, town.variables()?).await?;
+        }
+        Offer::Nothing => {
+            story.tell(&format!("KUBECONFIG={}", cluster.admin_kubeconfig().display()));
+            story.tell("it stays until `make cluster-down` or SIGTERM");
+            std::future::pending::<()>().await;
+        }
     }
     Ok(None)
 }
 
-async fn shell(access: &Access) -> anyhow::Result<()> {
+async fn shell(access: &Access, variables: Vec<(&str, String)>) -> anyhow::Result<()> {
     let program = env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into());
     let mut shell = Command::new(&program)
         .env("KUBECONFIG", access.admin_kubeconfig())
         .env("PATH", path(access.folder())?)
+        .envs(variables)
         .spawn()
         .with_context(|| format!("cannot start {}", program.display()))?;
     let _hang_up = HangUp(shell.id());

@@ -75,5 +75,5 @@ fn text(path: &str, query: &str, logs: &AllLogs) -> Option<String> {
     let tail = query.split('&').find_map(|pair| pair.strip_prefix("tailLines="));
     let tail = tail.and_then(|count| count.parse().ok()).unwrap_or(lines.len());
     let last = lines.iter().skip(lines.len().saturating_sub(tail));
-    Some(last.map(|line| format!("{line}\n")).collect())
+    Some(last.flat_map(|line| [line.as_str(), "\n"]).collect())
 }

@@ -5,7 +5,7 @@
 //! what the pod's probe says; a deleted pod's process is told to stop and waited for; `kubectl logs` answers. So `kubectl apply`
 //! and `kubectl rollout` do what a person expects.
 //!
-//! Not here: images, isolation (paths of volumes are rewritten in arguments and environment), a network (the ports are kernel-picked ones of
+//! Not here: images, isolation (paths of volumes are rewritten in arguments, environment and the volumes' own files), a network (the ports are kernel-picked ones of
 //! loopback, the pod's address is of nobody, and [`PodRunner::service`] stands for the Service), liveness, `preStop`. Nodes with all of
 //! that are `node`'s.
 
@@ -15,7 +15,12 @@ mod parts;
 mod replica;
 mod status;
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -27,7 +32,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::{
     sync::watch,
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
@@ -76,6 +81,8 @@ impl PodRunner {
             targets,
             logs: Arc::clone(&logs),
             replicas: BTreeMap::new(),
+            ending: JoinSet::new(),
+            leaving: BTreeSet::new(),
         };
         #[expect(clippy::disallowed_methods, reason = "ended by `finish`, aborted by Drop")]
         let work = tokio::spawn(work.run(stop.clone()));
@@ -122,6 +129,9 @@ struct Work {
     logs: AllLogs,
     /// By the pod's uid.
     replicas: BTreeMap<String, Replica>,
+    /// Processes that were told to stop, each with its pod's uid.
+    ending: JoinSet<anyhow::Result<String>>,
+    leaving: BTreeSet<String>,
 }
 
 // === impl Work ===
@@ -140,10 +150,18 @@ impl Work {
                 self.look(pods).await?;
             }
         }
-        for (_, replica) in std::mem::take(&mut self.replicas) {
-            replica.stop().await?;
+        for (uid, replica) in std::mem::take(&mut self.replicas) {
+            self.stop(uid, replica);
+        }
+        while let Some(ended) = self.ending.join_next().await {
+            ended.context("a pod's task failed")??;
         }
         Ok(())
+    }
+
+    fn stop(&mut self, uid: String, replica: Replica) {
+        self.leaving.insert(uid.clone());
+        self.ending.spawn(async move { replica.stop().await.map(|()| uid) });
     }
 
     async fn pods(&self) -> kube::Result<Vec<Pod>> {
@@ -152,22 +170,24 @@ impl Work {
     }
 
     async fn look(&mut self, pods: Vec<Pod>) -> anyhow::Result<()> {
+        while let Some(ended) = self.ending.try_join_next() {
+            self.leaving.remove(&ended.context("a pod's task failed")??);
+        }
         for pod in pods.iter().filter(|pod| parts::is_ours(pod)) {
             let Some(uid) = pod.uid() else { continue };
             if pod.metadata.deletion_timestamp.is_some() {
                 if let Some(replica) = self.replicas.remove(&uid) {
-                    self.targets
-                        .send_modify(|targets| targets.retain(|target| Some(*target) != replica.grpc()));
-                    replica.stop().await?;
+                    self.stop(uid, replica);
+                } else if !self.leaving.contains(&uid) {
+                    status::confirm_end(&self.access, pod).await;
                 }
-                status::confirm_end(&self.access, pod).await;
                 continue;
             }
             let replica = match self.replicas.entry(uid) {
-                std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
-                std::collections::btree_map::Entry::Vacant(new) => new.insert(Replica::new(pod)?),
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(Replica::new(&self.access, pod)?),
             };
-            replica.look(&self.access, pod).await?;
+            replica.look(&self.access, pod).await;
             if let Some(log) = replica.log() {
                 let name = (pod.namespace().unwrap_or_default(), pod.name_any());
                 self.logs.lock().insert(name, log);

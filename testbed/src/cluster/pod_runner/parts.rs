@@ -88,18 +88,22 @@ fn field(pod: &Pod, field: &ObjectFieldSelector) -> anyhow::Result<String> {
     }
 }
 
-/// Writes a volume's files. `Err` in `Ok`: it has to wait.
+/// Writes a volume's files, their texts as `here` has them. `Err` in `Ok`: it has to wait.
 pub(super) async fn fill(
     access: &Access,
     pod: &Pod,
     volume: &Volume,
     folder: &Path,
+    here: impl Fn(&str) -> String,
 ) -> anyhow::Result<Result<(), String>> {
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     if let Some(map) = &volume.config_map {
         ensure!(map.items.is_none(), "items of a ConfigMap volume are not known here");
         return match config_map(access, pod, &map.name).await? {
-            Some(data) => write_all(folder, &data).map(Ok),
+            Some(data) => {
+                let data = data.iter().map(|(name, text)| (name.clone(), here(text)));
+                write_all(folder, &data.collect()).map(Ok)
+            }
             None if map.optional == Some(true) => write_all(folder, &BTreeMap::new()).map(Ok),
             None => Ok(Err(format!("configmap {:?} not found", map.name))),
         };
@@ -178,4 +182,74 @@ async fn config_map(access: &Access, pod: &Pod, name: &str) -> anyhow::Result<Op
         .await
         .with_context(|| format!("cannot read {name}"))?;
     Ok(found.map(|map| map.data.unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(spec: &Value) -> Pod {
+        serde_json::from_value(json!({ "metadata": { "name": "p", "namespace": "n" }, "spec": spec })).unwrap()
+    }
+
+    fn of_image(image: &str) -> Pod {
+        pod(&json!({ "containers": [{ "name": "c", "image": image }] }))
+    }
+
+    #[test]
+    fn the_ras_image_is_known_by_its_name_alone() {
+        for image in [
+            "ensign-ra",
+            "ensign-ra:0.1.0",
+            "registry.example/mesh/ensign-ra@sha256:0",
+            "registry.example/ensign-ra:1",
+        ] {
+            assert!(is_ours(&of_image(image)), "{image}");
+        }
+        for image in ["ensign-agent:0.1.0", "ensign-ra/other:1", "none.invalid/workload"] {
+            assert!(!is_ours(&of_image(image)), "{image}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_an_error_and_not_left_out() {
+        for container in [
+            json!({ "name": "c", "command": ["sh"] }),
+            json!({ "name": "c", "env": [{ "name": "A", "value": "$(B)" }] }),
+            json!({ "name": "c", "env": [{ "name": "A", "valueFrom": { "secretKeyRef": { "name": "s", "key": "k" } } }] }),
+            json!({ "name": "c", "env": [{ "name": "A", "valueFrom": { "fieldRef": { "fieldPath": "status.podIP" } } }] }),
+        ] {
+            let pod = pod(&json!({ "containers": [container] }));
+            let all = super::container(&pod).and_then(|container| {
+                let variables = container.env.iter().flatten();
+                variables
+                    .map(|variable| value(&pod, variable))
+                    .collect::<anyhow::Result<Vec<_>>>()
+            });
+            assert!(all.is_err(), "{all:?}");
+        }
+        let two = pod(&json!({ "containers": [{ "name": "a" }, { "name": "b" }] }));
+        assert!(super::container(&two).is_err());
+    }
+
+    #[test]
+    fn a_volume_follows_its_config_map() {
+        let folder = tempfile::tempdir().unwrap();
+        let of = |pairs: &[(&str, &str)]| {
+            pairs
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect()
+        };
+        write_all(folder.path(), &of(&[("a", "1"), ("b", "2")])).unwrap();
+        write_all(folder.path(), &of(&[("b", "3")])).unwrap();
+        let left: Vec<_> = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(left, ["b"]);
+        assert_eq!(std::fs::read_to_string(folder.path().join("b")).unwrap(), "3");
+    }
 }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     cluster::Access,
-    folder::Folder,
+    folder::write_atomically,
     http as client,
     process::{Log, Program, Spec, own_binary},
 };
@@ -36,7 +36,7 @@ const REFILL: Duration = Duration::from_secs(2);
 const NEW_TOKEN: Duration = Duration::from_mins(20);
 
 pub(super) struct Replica {
-    folder: Folder,
+    folder: PathBuf,
     program: Option<Program>,
     addresses: BTreeMap<String, SocketAddr>,
     restarts: u32,
@@ -49,10 +49,13 @@ pub(super) struct Replica {
 // === impl Replica ===
 
 impl Replica {
-    pub(super) fn new(pod: &Pod) -> anyhow::Result<Self> {
+    /// Its files are with the cluster's, and go with them.
+    pub(super) fn new(access: &Access, pod: &Pod) -> anyhow::Result<Self> {
         container(pod)?;
+        let folder = access.folder().join("pods").join(pod.name_any());
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         Ok(Self {
-            folder: Folder::new()?,
+            folder,
             program: None,
             addresses: BTreeMap::new(),
             restarts: 0,
@@ -62,35 +65,39 @@ impl Replica {
         })
     }
 
-    pub(super) fn grpc(&self) -> Option<SocketAddr> {
-        self.addresses.get("grpc").copied()
-    }
-
+    /// Where it answers, once its probe says that it does.
     pub(super) fn ready_grpc(&self) -> Option<SocketAddr> {
         let ready = matches!(self.said, Some(State::Running { ready: true, .. }));
-        self.grpc().filter(|_| ready)
+        self.addresses.get("grpc").copied().filter(|_| ready)
     }
 
     pub(super) fn log(&self) -> Option<Log> {
         self.program.as_ref().map(|program| program.log().clone())
     }
 
-    /// Starts what is to run, and says how it is.
-    pub(super) async fn look(&mut self, access: &Access, pod: &Pod) -> anyhow::Result<()> {
-        let state = match self.fill(access, pod).await? {
-            Err(why) => State::Waiting(why),
-            Ok(()) => match self.run(access, pod).await? {
-                Err(why) => State::Waiting(why),
-                Ok(()) => State::Running {
-                    ready: self.is_ready(container(pod)?).await,
-                    restarts: self.restarts,
-                },
-            },
+    /// Starts what is to run, and says how it is. What cannot be done yet is told in the pod's status, as a kubelet tells it.
+    pub(super) async fn look(&mut self, access: &Access, pod: &Pod) {
+        let state = match self.step(access, pod).await {
+            Ok(Ok(state)) => state,
+            Ok(Err(why)) => State::Waiting(why),
+            Err(error) => State::Waiting(format!("{error:#}")),
         };
         if self.said.as_ref() != Some(&state) && status::write(access, pod, &state, &address_of(pod)).await {
             self.said = Some(state);
         }
-        Ok(())
+    }
+
+    async fn step(&mut self, access: &Access, pod: &Pod) -> anyhow::Result<Result<State, String>> {
+        if let Err(why) = self.fill(access, pod).await? {
+            return Ok(Err(why));
+        }
+        if let Err(why) = self.run(access, pod).await? {
+            return Ok(Err(why));
+        }
+        Ok(Ok(State::Running {
+            ready: self.is_ready(container(pod)?).await,
+            restarts: self.restarts,
+        }))
     }
 
     /// SIGTERM, and waits.
@@ -100,7 +107,6 @@ impl Replica {
         {
             program.terminate().await?;
         }
-        self.folder.discard();
         Ok(())
     }
 
@@ -117,7 +123,9 @@ impl Replica {
         let renew = self.token.is_none_or(|last| now > last + NEW_TOKEN);
         let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
         for volume in volumes.filter(|volume| renew || volume.projected.is_none()) {
-            match parts::fill(access, pod, volume, &self.volume(&volume.name)).await {
+            let container = container(pod)?;
+            let here = |text: &str| self.here(container, text);
+            match parts::fill(access, pod, volume, &self.volume(&volume.name), here).await {
                 Ok(Ok(())) => {}
                 Ok(Err(why)) => return Ok(Err(why)),
                 // The API server is away: what there is stays.
@@ -147,7 +155,7 @@ impl Replica {
                     Ok(env) => env,
                     Err(why) => return Ok(Err(why)),
                 };
-                self.program = Some(Program::start(self.spec(access, pod, env)?, self.folder.path())?);
+                self.program = Some(Program::start(self.spec(access, pod, env)?, &self.folder)?);
             }
         }
         if self.addresses.is_empty()
@@ -161,10 +169,11 @@ impl Replica {
     fn spec(&self, access: &Access, pod: &Pod, env: BTreeMap<String, String>) -> anyhow::Result<Spec> {
         let container = container(pod)?;
         let kubeconfig = access.kubeconfig_with_token_file(&self.token_file(pod)?);
-        let kubeconfig = self.folder.write("kubeconfig", kubeconfig)?;
+        let place = self.folder.join("kubeconfig");
+        write_atomically(&place, kubeconfig.as_bytes())?;
         let path = |path: &Path| path.display().to_string();
         let ours = [
-            format!("--kubeconfig={}", path(&kubeconfig)),
+            format!("--kubeconfig={}", path(&place)),
             format!("--addresses-file={}", path(&self.folder.join("addresses"))),
         ];
         let ports = PORTS.map(|(_, flag, _)| format!("{flag}=127.0.0.1:0"));
@@ -191,7 +200,7 @@ impl Replica {
         Ok(self.volume(&mount.name).join("token"))
     }
 
-    /// A text with the paths of volumes as they are here.
+    /// A text with the paths of volumes as they are here: of an argument, a variable or a file.
     fn here(&self, container: &Container, text: &str) -> String {
         let mounts = container.volume_mounts.iter().flatten();
         mounts.fold(text.to_owned(), |text, mount| {
