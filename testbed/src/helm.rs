@@ -58,7 +58,7 @@ pub async fn template_text(namespace: &str, values: &Value) -> anyhow::Result<St
     let mut command = helm(folder.path())?;
     command.args(["template", "ensign"]).arg(chart());
     command.args(["--namespace", namespace, "--values"]).arg(file);
-    let text = said(command).await;
+    let text = said(&mut command).await;
     folder.discard();
     text
 }
@@ -85,8 +85,8 @@ fn helm(folder: &Path) -> anyhow::Result<Command> {
 }
 
 /// What a program printed; its complaint, if it failed.
-async fn said(mut command: impl std::borrow::BorrowMut<Command>) -> anyhow::Result<String> {
-    let command = command.borrow_mut().stdin(Stdio::null()).kill_on_drop(true);
+async fn said(command: &mut Command) -> anyhow::Result<String> {
+    command.stdin(Stdio::null()).kill_on_drop(true);
     let Output { status, stdout, stderr } = command.output().await.context("cannot be started")?;
     if !status.success() {
         bail!(
@@ -113,7 +113,7 @@ impl Helm {
     pub async fn run(&self, args: &[&str]) -> anyhow::Result<String> {
         let mut command = helm(self.folder.path())?;
         command.env("KUBECONFIG", &self.kubeconfig).args(args);
-        said(command).await
+        said(&mut command).await
     }
 
     /// `helm install`, or `upgrade`, of the chart with these values.

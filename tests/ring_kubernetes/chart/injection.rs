@@ -102,9 +102,10 @@ fn overlay(kind: Kind) -> Result<Value> {
         let template = values["sidecarInjectorWebhook"]["templates"]["ensign"].as_str();
         return yaml(template.context("no template")?);
     }
-    let class = match kind {
-        Kind::Waypoint => "istio-waypoint",
-        _ => "istio",
+    let class = if kind == Kind::Waypoint {
+        "istio-waypoint"
+    } else {
+        "istio"
     };
     for document in read("gateways.yaml")?.split("\n---\n") {
         let object = yaml(document)?;
