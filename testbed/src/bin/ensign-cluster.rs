@@ -26,6 +26,9 @@ enum Command {
         folder: PathBuf,
         /// Seconds without a user after which it ends
         idle: u64,
+        /// With nodes
+        #[arg(long)]
+        nodes: bool,
     },
 }
 
@@ -37,7 +40,9 @@ async fn main() -> ExitCode {
     let ended = match args.command {
         None => cluster::session(&args.name, &mut story).await,
         Some(Command::Down) => cluster::down(&args.name, &mut story).await,
-        Some(Command::Shared { folder, idle }) => cluster::supervise(folder, Duration::from_secs(idle)).await,
+        Some(Command::Shared { folder, idle, nodes }) => {
+            cluster::supervise(folder, Duration::from_secs(idle), nodes).await
+        }
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
