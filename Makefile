@@ -28,7 +28,7 @@ ONLY     = awk '$$1 == "$(1)" { wanted = 1 } $$1 == "$(2)" { other = 1 } END { i
 # Rendered from the chart's templates of the same names.
 MANIFESTS := ra.yaml rbac.yaml admission.yaml networkpolicy.yaml csidriver.yaml daemonset.yaml
 
-.PHONY: help setup tools kubernetes helm node manifests build cluster cluster-down demo test test-aws-lc-rs lint bench bench-kubernetes fmt
+.PHONY: help setup tools kubernetes helm node manifests build image cluster cluster-down demo test test-aws-lc-rs lint bench bench-kubernetes fmt
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,14 @@ manifests: helm ## Render the plain manifests of deploy/ from the chart
 build: ## Build every program
 	$(CARGO) build $(LOCKED) --workspace --bins
 
+# The folders that the compiler would write into the programs are named the same on every machine; a target folder of its own,
+# because other flags build everything anew.
+REMAP = --remap-path-prefix=$(CURDIR)=/ensign --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=/cargo
+image: ## Build the images of agent and RA (OCI archives in target/images, with their bills of materials; no daemon needed)
+	RUSTFLAGS="$(REMAP)" $(CARGO) build $(LOCKED) --release --bins -p ensign-agent -p ensign-ra --target-dir $(TARGET)/image
+	$(CARGO) build $(LOCKED) --workspace --bins $(ONE_GRAPH)
+	@exec $(TARGET)/debug/ensign-image --programs $(TARGET)/image/release --out $(TARGET)/images
+
 cluster: tools kubernetes build ## Get a shell with kubectl in a real Kubernetes with cert-manager, our RA and Envoys that have its certificates
 	@exec $(TARGET)/debug/ensign-cluster
 
@@ -64,7 +72,8 @@ demo: tools build ## Watch real Envoys speak mTLS with our certificates: rotatio
 
 test: setup ## Run every test, on real Envoys where a user would have one
 	$(CARGO) build $(LOCKED) --workspace --bins --tests
-	$(NEXTEST) --workspace
+	$(MAKE) image
+	ENSIGN_IMAGES=$(abspath $(TARGET)/images) $(NEXTEST) --workspace
 	$(MAKE) test-aws-lc-rs
 
 test-aws-lc-rs: tools ## Run the unit tests and one on real Envoys with the other crypto provider (part of `test`)

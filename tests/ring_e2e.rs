@@ -1,14 +1,34 @@
-//! Ring `e2e`: a real control plane, a node with a real kubelet and containerd, our manifests as they are checked in.
+//! Ring `e2e`: a whole cluster with two nodes, our images and manifests as they are, RA and agents in pods.
 //!
-//! What only kubelet can show: that it takes the driver up, hands it the pod's folder and token, and clears everything away.
+//! What only kubelet can show: that it takes the driver up, hands it the pod's folder and token, and clears everything away;
+//! and that pods, wherever they run, talk or do not. One site serves most tests of a run, one test after the other, each with
+//! namespaces of its own; who takes the control plane away has one node of his own (`alone`).
 
 #[path = "ring_e2e/agents.rs"]
 mod agents;
+#[path = "ring_e2e/alone.rs"]
+mod alone;
+#[path = "ring_e2e/apart.rs"]
+mod apart;
 #[path = "ring_e2e/disasters.rs"]
 mod disasters;
+#[path = "ring_e2e/fence.rs"]
+mod fence;
+#[path = "ring_e2e/images.rs"]
+mod images;
+#[path = "ring_e2e/install.rs"]
+mod install;
+#[path = "ring_e2e/lives.rs"]
+mod lives;
 #[path = "ring_e2e/mesh.rs"]
 mod mesh;
 #[path = "ring_e2e/one_pod.rs"]
 mod one_pod;
+#[path = "ring_e2e/restarts.rs"]
+mod restarts;
+#[path = "ring_e2e/traces.rs"]
+mod traces;
 #[path = "ring_e2e/upgrade.rs"]
 mod upgrade;
+#[path = "ring_e2e/workload.rs"]
+mod workload;

@@ -2,8 +2,9 @@
 //
 //	guest pause               waits, and reaps what is left to it (the sandbox of every pod)
 //	guest probe PATH          looks for a living SDS socket as pilot-agent does when it starts, then waits
+//	guest look PATH           looks for one and ends; fails if there is none
 //
-// A probe is one connection: HTTP/2's preface out, the server's SETTINGS back within a second. It looks once, at once: what
+// A look is one connection: HTTP/2's preface out, the server's SETTINGS back within a second. A probe looks once, at once: what
 // it prints tells what the first container of a pod found.
 package main
 
@@ -18,8 +19,17 @@ import (
 )
 
 func main() {
-	if len(os.Args) == 3 && os.Args[1] == "probe" {
-		probe(os.Args[2])
+	if len(os.Args) == 3 {
+		switch os.Args[1] {
+		case "probe":
+			probe(os.Args[2])
+		case "look":
+			if err := dial(os.Args[2]); err != nil {
+				fmt.Fprintf(os.Stderr, "nobody is there: %v\n", err)
+				os.Exit(1)
+			}
+			return
+		}
 	}
 	wait()
 }

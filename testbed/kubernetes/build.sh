@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the Kubernetes and cert-manager of the test bed into the user's cache and links them to .tools/kubernetes.
+# Builds the Kubernetes, cert-manager and CoreDNS of the test bed into the user's cache and links them to .tools/kubernetes.
 #
 # The cache folder is named by a digest of everything that goes in, so clones share it and a change makes a new one.
 # Only a missing folder needs the network and Go: about ten minutes on two cores, once; after that the links are all.
@@ -28,7 +28,7 @@ build() {
     trap 'rm -rf "$staging"' EXIT
     trap 'kill $compiler 2>/dev/null; exit 130' INT TERM
     mkdir -p "$staging/bin" "$staging/crds"
-    echo "setup: building Kubernetes $kubernetes and cert-manager $cert_manager for the test bed, once per machine (some ten minutes)"
+    echo "setup: building Kubernetes $kubernetes, cert-manager $cert_manager and CoreDNS for the test bed, once per machine (some ten minutes)"
     begin=$(date +%s)
 
     # Without these stamps clients see a server of version v0.0.0.
@@ -36,7 +36,7 @@ build() {
     for package in $version $client_version; do
         flags="$flags -X $package.gitVersion=$kubernetes -X $package.gitMajor=1 -X $package.gitMinor=34"
     done
-    (cd "$here" && exec go build -v -buildvcs=false -ldflags "$flags" -o "$staging/bin/" ./kube ./certmanager) >"$staging/log" 2>&1 &
+    (cd "$here" && exec go build -v -buildvcs=false -ldflags "$flags" -o "$staging/bin/" ./kube ./certmanager ./coredns) >"$staging/log" 2>&1 &
     compiler=$!
     while kill -0 $compiler 2>/dev/null; do
         sleep 1

@@ -3,9 +3,9 @@
 # machine. Other versions may do; these are the ones that the test bed was made with.
 set -eu
 
-wanted="containerd=1.6.20* runc=1.1.5* containernetworking-plugins=1.1.1* iproute2 util-linux binutils"
+wanted="nftables=1.0.6* containerd=1.6.20* runc=1.1.5* containernetworking-plugins=1.1.1* iproute2 util-linux binutils"
 
-if [ -x /usr/bin/containerd ] && [ -x /usr/sbin/runc ] && [ -x /usr/lib/cni/bridge ] && command -v ip >/dev/null &&
+if [ -x /usr/bin/containerd ] && [ -x /usr/sbin/runc ] && [ -x /usr/lib/cni/ptp ] && [ -x /usr/sbin/nft ] && command -v ip >/dev/null &&
     command -v unshare >/dev/null && command -v strip >/dev/null; then
     exit 0
 fi

@@ -12,7 +12,7 @@ use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use crate::mesh::{Mesh, PLACE};
+use crate::alone::{Alone, PLACE};
 
 /// What an Envoy of a pod needs to come back.
 #[derive(Clone, Debug)]
@@ -25,12 +25,12 @@ pub(crate) struct Holder {
 
 impl Holder {
     /// Makes a pod whose signer is fixed, and gets its certificate.
-    pub(crate) async fn start(mesh: &Mesh, namespace: &str, name: &str) -> anyhow::Result<Self> {
-        let pod = mesh.pod(namespace, name, json!({ "signer": "foo" })).await?;
-        let mut stream = mesh.envoy(&pod).await?.subscribe(&["default"]).await;
+    pub(crate) async fn start(alone: &Alone, namespace: &str, name: &str) -> anyhow::Result<Self> {
+        let pod = alone.pod(namespace, name, json!({ "signer": "foo" })).await?;
+        let mut stream = alone.envoy(&pod).await?.subscribe(&["default"]).await;
         stream.next_secret(patience()).await;
         Ok(Self {
-            mount: mesh.mount(&pod)?,
+            mount: alone.mount(&pod)?,
             held: stream.held_version().to_owned(),
         })
     }
@@ -68,8 +68,8 @@ async fn connect(mount: &Path) -> anyhow::Result<FakeEnvoy> {
 }
 
 /// The agent's pods as they are now.
-pub(crate) async fn agents(mesh: &Mesh) -> anyhow::Result<Vec<Pod>> {
-    let pods = Api::<Pod>::namespaced(mesh.cluster.admin(), PLACE);
+pub(crate) async fn agents(alone: &Alone) -> anyhow::Result<Vec<Pod>> {
+    let pods = Api::<Pod>::namespaced(alone.cluster.admin(), PLACE);
     Ok(pods.list(&ListParams::default()).await?.items)
 }
 
@@ -78,22 +78,22 @@ pub(crate) fn name(pod: &Pod) -> String {
 }
 
 /// Changes the template of the agent's pods.
-pub(crate) async fn change(mesh: &Mesh, template: Value) -> anyhow::Result<()> {
-    let sets = Api::<DaemonSet>::namespaced(mesh.cluster.admin(), PLACE);
+pub(crate) async fn change(alone: &Alone, template: Value) -> anyhow::Result<()> {
+    let sets = Api::<DaemonSet>::namespaced(alone.cluster.admin(), PLACE);
     let patch = Patch::Strategic(json!({ "spec": { "template": template } }));
     sets.patch("ensign-agent", &PatchParams::default(), &patch).await?;
     Ok(())
 }
 
 /// Waits until one agent is left, a ready one that is not among these.
-pub(crate) async fn rolled_out(mesh: &Mesh, before: &[String]) -> anyhow::Result<()> {
+pub(crate) async fn rolled_out(alone: &Alone, before: &[String]) -> anyhow::Result<()> {
     until("the rollout", PATIENCE * 3, async || {
-        let agents = agents(mesh).await?;
+        let agents = agents(alone).await?;
         let names: Vec<_> = agents.iter().map(name).collect();
         ensure!(names.len() == 1 && !before.contains(&names[0]), "agents: {names:?}");
         Ok(())
     })
     .await
-    .with_context(|| mesh.log(PLACE, "ensign-agent"))?;
-    mesh.agent_ready().await.map(drop)
+    .with_context(|| alone.log(PLACE, "ensign-agent"))?;
+    alone.agent_ready().await.map(drop)
 }

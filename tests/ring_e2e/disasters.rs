@@ -13,61 +13,61 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::agents::{Holder, agents, change};
-use crate::mesh::Mesh;
+use crate::alone::Alone;
 
 /// Long enough for kubelet to have tried in vain several times and to back off.
 const ABSENCE: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_come_and_go_while_the_agent_is_away_and_are_made_up_for() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
-    let place = mesh.cluster.namespace("foo").await?;
-    let stays = Holder::start(&mesh, &place, "stays").await?;
-    let goes = Holder::start(&mesh, &place, "goes").await?;
-    let issued = mesh.issued(&place);
+    let alone = Alone::start().await?;
+    let place = alone.cluster.namespace("foo").await?;
+    let stays = Holder::start(&alone, &place, "stays").await?;
+    let goes = Holder::start(&alone, &place, "goes").await?;
+    let issued = alone.issued(&place);
     let nowhere = |value| json!({ "spec": { "nodeSelector": { "ensign.mesh/nowhere": value } } });
-    change(&mesh, nowhere(json!("true"))).await?;
+    change(&alone, nowhere(json!("true"))).await?;
     until("the agent to go", PATIENCE, async || {
-        let left = agents(&mesh).await?.len();
+        let left = agents(&alone).await?.len();
         ensure!(left == 0, "{left} agents");
         Ok(())
     })
     .await?;
     ensure!(stays.connect().await.is_err(), "somebody serves without an agent");
-    mesh.create(&place, "waits", json!({ "signer": "foo" })).await?;
-    let pods = Api::<Pod>::namespaced(mesh.cluster.admin(), &place);
+    alone.create(&place, "waits", json!({ "signer": "foo" })).await?;
+    let pods = Api::<Pod>::namespaced(alone.cluster.admin(), &place);
     pods.delete("goes", &DeleteParams::default()).await?;
-    let said = mesh.event(&place, "waits", "FailedMount").await?;
+    let said = alone.event(&place, "waits", "FailedMount").await?;
     ensure!(said.contains("csi.ensign.mesh"), "{said}");
     tokio::time::sleep(ABSENCE).await;
 
-    change(&mesh, nowhere(json!(null))).await?;
-    mesh.agent_ready().await?;
+    change(&alone, nowhere(json!(null))).await?;
+    alone.agent_ready().await?;
     stays.come_back().await?;
-    mesh.running(&place, "waits").await?;
+    alone.running(&place, "waits").await?;
     until("pod `goes` to be gone", PATIENCE * 2, async || {
         ensure!(pods.get_opt("goes").await?.is_none(), "it is there");
         Ok(())
     })
     .await?;
     ensure!(std::fs::symlink_metadata(&goes.mount).is_err(), "its folder is left");
-    let more = mesh.issued(&place) - issued;
+    let more = alone.issued(&place) - issued;
     ensure!(more == 1, "{more} certificates for one new pod");
-    let volumes = mesh.metrics().await?.sum("ensign_agent_csi_volumes", &[]);
+    let volumes = alone.metrics().await?.sum("ensign_agent_csi_volumes", &[]);
     ensure!(volumes == Some(2.0), "{volumes:?} volumes");
-    mesh.finish().await
+    alone.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_is_killed_by_the_kernel_or_loses_its_state_or_its_pod_comes_back() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
-    let place = mesh.cluster.namespace("foo").await?;
-    let holder = Holder::start(&mesh, &place, "httpbin").await?;
+    let alone = Alone::start().await?;
+    let place = alone.cluster.namespace("foo").await?;
+    let holder = Holder::start(&alone, &place, "httpbin").await?;
     let folder = std::fs::metadata(&holder.mount)?.ino();
-    let issued = mesh.issued(&place);
+    let issued = alone.issued(&place);
 
     // Out of memory.
-    mesh.node.run(&["/bin/sh", "-c", NO_MORE_MEMORY]).await?;
+    alone.node.run(&["/bin/sh", "-c", NO_MORE_MEMORY]).await?;
     let reason = until("the kernel to kill it", PATIENCE, async || {
         // Whoever comes needs some.
         let mut guests = Vec::new();
@@ -76,41 +76,41 @@ async fn an_agent_that_is_killed_by_the_kernel_or_loses_its_state_or_its_pod_com
         {
             guests.push(envoy.subscribe_holding(&["default"], &holder.held).await);
         }
-        last_end(&mesh).await.context("it lives")
+        last_end(&alone).await.context("it lives")
     })
     .await?;
     ensure!(reason == "OOMKilled", "it ended for {reason}");
     holder.come_back().await?;
-    mesh.agent_ready().await?;
+    alone.agent_ready().await?;
 
     // Without its state it knows nothing until kubelet looks at the pod again.
-    mesh.node.run(&["/bin/sh", "-c", "rm -f /run/ensign/csi.json"]).await?;
-    mesh.node.kill("ensign-agent").await?;
+    alone.node.run(&["/bin/sh", "-c", "rm -f /run/ensign/csi.json"]).await?;
+    alone.node.kill("ensign-agent").await?;
     holder.come_back().await?;
-    mesh.agent_ready().await?;
+    alone.agent_ready().await?;
 
     // Nobody left to ask, and the pod made again around the same name.
-    mesh.ra.signal(Signal::STOP)?;
-    mesh.cluster.kill(Component::ApiServer).await?;
-    mesh.node.run(&["/bin/sh", "-c", WHOLE_POD]).await?;
+    alone.ra.signal(Signal::STOP)?;
+    alone.cluster.kill(Component::ApiServer).await?;
+    alone.node.run(&["/bin/sh", "-c", WHOLE_POD]).await?;
     holder.come_back().await?;
-    mesh.cluster.restart(Component::ApiServer)?;
-    mesh.cluster.ready().await?;
-    mesh.ra.signal(Signal::CONT)?;
-    mesh.agent_ready().await?;
-    let more = mesh.issued(&place) - issued;
+    alone.cluster.restart(Component::ApiServer)?;
+    alone.cluster.ready().await?;
+    alone.ra.signal(Signal::CONT)?;
+    alone.agent_ready().await?;
+    let more = alone.issued(&place) - issued;
     ensure!(more == 0, "{more} certificates for an Envoy that holds one");
     ensure!(
         std::fs::metadata(&holder.mount)?.ino() == folder,
         "the folder was made again"
     );
-    Holder::start(&mesh, &place, "another").await?;
-    mesh.finish().await
+    Holder::start(&alone, &place, "another").await?;
+    alone.finish().await
 }
 
 /// Why the agent's container ended last.
-async fn last_end(mesh: &Mesh) -> Option<String> {
-    let agents = agents(mesh).await.ok()?;
+async fn last_end(alone: &Alone) -> Option<String> {
+    let agents = agents(alone).await.ok()?;
     let status = agents.first()?.status.as_ref()?.container_statuses.as_ref()?.first()?;
     status.last_state.as_ref()?.terminated.as_ref()?.reason.clone()
 }

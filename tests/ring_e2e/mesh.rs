@@ -1,179 +1,102 @@
-//! A cluster with one node, our manifests in it, and the RA as a process beside it.
+//! A test's place in the site that all tests of the ring share, with our installation in it; what RA, agents and pods say.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
-use ensign_testbed::cluster::{Cluster, ClusterOptions, Mark};
-use ensign_testbed::folder::Folder;
-use ensign_testbed::node::{GUEST, Node, Relay};
-use ensign_testbed::process::{Program, Spec, own_binary};
+use ensign_testbed::node::NodeAccess;
+use ensign_testbed::site::{SharedSite, Site};
 use ensign_testbed::wait::{PATIENCE, until};
 use ensign_testkit::FakeEnvoy;
 use ensign_testkit::metrics::Metrics;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::Api;
-use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::api::ListParams;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-/// Where the agents run.
-pub(crate) const PLACE: &str = "ensign-node";
+use crate::install::{self, AGENTS, RA};
 
 pub(crate) struct Mesh {
-    pub(crate) cluster: Cluster,
-    pub(crate) node: Node,
-    pub(crate) ra: Program,
-    /// When nothing of ours was there yet, in the audit log.
-    pub(crate) begin: Mark,
-    _relay: Relay,
-    folder: Folder,
+    site: SharedSite,
+    /// Those that were made for this test.
+    namespaces: Mutex<Vec<String>>,
 }
 
+// === impl Mesh ===
+
 impl Mesh {
-    /// Starts everything and waits until the agent is ready, that is until kubelet has taken its driver up.
-    pub(crate) async fn start() -> anyhow::Result<Self> {
-        let cluster = Cluster::start(ClusterOptions {
-            cert_manager: false,
-            scheduler: true,
-            ..ClusterOptions::default()
+    /// Joins the site; the first test makes it. The agents of both nodes are ready.
+    pub(crate) async fn join() -> anyhow::Result<Self> {
+        let site = Site::shared().await?;
+        install::once(&site).await?;
+        install::agents_ready(&site).await?;
+        Ok(Self {
+            site,
+            namespaces: Mutex::default(),
         })
-        .await?;
-        let begin = cluster.audit().mark().await?;
-        let node = Node::start(&cluster, "node1").await?;
-        let folder = Folder::new()?;
-        let jwks = http::Request::get("/openid/v1/jwks").body(Vec::new())?;
-        folder.write("jwks.json", cluster.admin().request_text(jwks).await?)?;
-        folder.write("policy.yaml", policy(&folder).to_string())?;
-        let mut ra = Program::start(authority(&folder)?, folder.path())?;
-        let addresses = ra.addresses(&folder.join("ra.addresses")).await?;
-        let relay = node
-            .relay(*addresses.get("grpc").context("the RA has no gRPC port")?)
-            .await?;
-
-        cluster.namespace_named(PLACE).await?;
-        let root = std::fs::read_to_string(folder.join("ra-root.pem"))?;
-        let settings = json!({ "CA_ADDR": relay.address().to_string(), "ISTIOD_SAN": "localhost" });
-        for (name, data) in [
-            ("ensign-agent", settings),
-            ("istio-ca-root-cert", json!({ "root-cert.pem": root })),
-        ] {
-            let map = json!({
-                "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name, "namespace": PLACE }, "data": data,
-            });
-            cluster.apply_yaml(&map.to_string()).await?;
-        }
-        cluster.apply_yaml(include_str!("../../deploy/csidriver.yaml")).await?;
-        cluster.apply_yaml(include_str!("../../deploy/daemonset.yaml")).await?;
-        let mesh = Self {
-            cluster,
-            node,
-            ra,
-            begin,
-            _relay: relay,
-            folder,
-        };
-        mesh.agent_ready().await?;
-        Ok(mesh)
     }
 
+    /// Leaves, and takes its namespaces away; say it at the end of a test that went well.
     pub(crate) async fn finish(self) -> anyhow::Result<()> {
-        self.node.finish().await?;
-        self.cluster.finish().await?;
-        drop(self.ra);
-        self.folder.discard();
-        Ok(())
+        let namespaces = std::mem::take(&mut *self.namespaces.lock());
+        for name in namespaces {
+            self.site.delete_namespace(&name).await?;
+        }
+        self.site.finish().await
     }
 
-    /// The agent's pod, once it is ready.
-    pub(crate) async fn agent_ready(&self) -> anyhow::Result<Pod> {
-        let pods = Api::<Pod>::namespaced(self.cluster.admin(), PLACE);
+    /// A namespace of the test's own in which Pod Security is `restricted`, and this signer the default.
+    pub(crate) async fn namespace_with(&self, word: &str, signer: &str) -> anyhow::Result<String> {
+        let name = self.site.namespace(word).await?;
+        let strict = json!({
+            "apiVersion": "v1", "kind": "Namespace",
+            "metadata": { "name": name, "labels": { "pod-security.kubernetes.io/enforce": "restricted" } },
+        });
+        self.site.apply_yaml(&strict.to_string()).await?;
+        install::proxy_config(&self.site, &name, signer).await?;
+        self.namespaces.lock().push(name.clone());
+        Ok(name)
+    }
+
+    /// One in which pods may use folders of their nodes.
+    pub(crate) async fn namespace_for_hosts(&self, word: &str) -> anyhow::Result<String> {
+        let name = self.site.namespace(word).await?;
+        self.namespaces.lock().push(name.clone());
+        Ok(name)
+    }
+
+    /// The node that a pod is on.
+    pub(crate) fn node_of(&self, pod: &Pod) -> anyhow::Result<&NodeAccess> {
+        let name = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+        self.site.node(name.context("the pod has no node")?)
+    }
+
+    /// The agent's pod on a node, once it is ready.
+    pub(crate) async fn agent(&self, node: &str) -> anyhow::Result<Pod> {
+        let pods = Api::<Pod>::namespaced(self.site.admin(), AGENTS);
+        let there = ListParams::default().fields(&format!("spec.nodeName={node}"));
         let agent = until("the agent to be ready", PATIENCE * 2, async || {
-            let list = pods.list(&ListParams::default()).await?;
-            let pod = list.items.into_iter().next().context("no pod yet")?;
-            ensure!(condition(&pod, "Ready"), "its status is {:?}", pod.status);
-            Ok(pod)
+            let mut list = pods.list(&there).await?.items;
+            list.retain(|pod| pod.metadata.deletion_timestamp.is_none());
+            let [pod] = list.as_slice() else {
+                anyhow::bail!("there are {} pods", list.len());
+            };
+            ensure!(condition(pod, "Ready"), "its status is {:?}", pod.status);
+            Ok(pod.clone())
         });
-        agent.await.with_context(|| {
-            format!(
-                "its log:\n{}\nkubelet's last lines:\n{}",
-                self.log(PLACE, "ensign-agent"),
-                self.node.tail()
-            )
-        })
+        agent.await.with_context(|| self.agents_tell())
     }
 
-    /// The agent's series.
-    pub(crate) async fn metrics(&self) -> anyhow::Result<Metrics> {
-        Metrics::scrape(SocketAddr::new(self.agent_address().await?, 9402)).await
-    }
-
-    /// The address of the agent's pod.
-    pub(crate) async fn agent_address(&self) -> anyhow::Result<IpAddr> {
-        let pod = self.agent_ready().await?;
-        let ip = pod
-            .status
-            .and_then(|status| status.pod_ip)
-            .context("the agent has no address")?;
-        Ok(ip.parse()?)
-    }
-
-    /// Makes a pod of the guest with a volume of ours, as strict as Pod Security knows.
-    pub(crate) async fn create(&self, namespace: &str, name: &str, attributes: Value) -> anyhow::Result<Pod> {
-        let pods = Api::<Pod>::namespaced(self.cluster.admin(), namespace);
-        let pod = json!({
-            "metadata": { "name": name },
-            "spec": {
-                "automountServiceAccountToken": false,
-                "terminationGracePeriodSeconds": 1,
-                "securityContext": {
-                    "runAsNonRoot": true, "runAsUser": 1337, "seccompProfile": { "type": "RuntimeDefault" },
-                },
-                "containers": [{
-                    "name": "proxy",
-                    "image": GUEST,
-                    "imagePullPolicy": "Never",
-                    "args": ["probe", "/identity/ensign.sock"],
-                    "command": ["/guest"],
-                    "securityContext": {
-                        "allowPrivilegeEscalation": false,
-                        "readOnlyRootFilesystem": true,
-                        "capabilities": { "drop": ["ALL"] },
-                    },
-                    "volumeMounts": [{ "name": "identity", "mountPath": "/identity", "readOnly": true }],
-                }],
-                "volumes": [{
-                    "name": "identity",
-                    "csi": { "driver": "csi.ensign.mesh", "readOnly": true, "volumeAttributes": attributes },
-                }],
-            },
-        });
-        Ok(pods
-            .create(&PostParams::default(), &serde_json::from_value(pod)?)
-            .await?)
-    }
-
-    /// The same, and waits until it runs.
-    pub(crate) async fn pod(&self, namespace: &str, name: &str, attributes: Value) -> anyhow::Result<Pod> {
-        self.create(namespace, name, attributes).await?;
-        self.running(namespace, name).await
-    }
-
-    /// Waits until a pod runs.
-    pub(crate) async fn running(&self, namespace: &str, name: &str) -> anyhow::Result<Pod> {
-        let pods = Api::<Pod>::namespaced(self.cluster.admin(), namespace);
-        until(&format!("pod {name} to run"), PATIENCE * 2, async || {
-            let pod = pods.get(name).await?;
-            ensure!(condition(&pod, "Ready"), "its status is {:?}", pod.status);
-            Ok(pod)
-        })
-        .await
-        .with_context(|| format!("the agent's log:\n{}", self.log(PLACE, "ensign-agent")))
+    /// The series of a node's agent.
+    pub(crate) async fn metrics(&self, node: &str) -> anyhow::Result<Metrics> {
+        Metrics::scrape(address(&self.agent(node).await?, 9402)?).await
     }
 
     /// What a pod's event of this reason says, as `kubectl describe pod` shows it.
     pub(crate) async fn event(&self, namespace: &str, pod: &str, reason: &str) -> anyhow::Result<String> {
-        let events = Api::<Event>::namespaced(self.cluster.admin(), namespace);
+        let events = Api::<Event>::namespaced(self.site.admin(), namespace);
         until(&format!("an event {reason} of {pod}"), PATIENCE, async || {
             let all = events.list(&ListParams::default()).await?.items;
             let mut found = all.into_iter().filter(|event| {
@@ -184,43 +107,38 @@ impl Mesh {
         .await
     }
 
-    /// Deletes a pod and waits until kubelet has let go of it.
-    pub(crate) async fn delete(&self, namespace: &str, name: &str) -> anyhow::Result<()> {
-        let pods = Api::<Pod>::namespaced(self.cluster.admin(), namespace);
-        pods.delete(name, &DeleteParams::default()).await?;
-        until(&format!("pod {name} to be gone"), PATIENCE, async || {
-            let left = pods.get_opt(name).await?;
-            ensure!(left.is_none(), "it is still there");
-            Ok(())
-        })
-        .await
-    }
-
-    /// All that the containers of pods of this name printed.
+    /// All that the containers of pods whose names begin like this printed, on all nodes.
     pub(crate) fn log(&self, namespace: &str, pod: &str) -> String {
         let mut text = String::new();
-        let Ok(folders) = std::fs::read_dir(self.node.path("/var/log/pods")) else {
-            return text;
-        };
-        for folder in folders.filter_map(Result::ok) {
-            let name = folder.file_name().to_string_lossy().into_owned();
-            if !name.starts_with(&format!("{namespace}_{pod}")) {
-                continue;
-            }
-            for container in std::fs::read_dir(folder.path()).into_iter().flatten().flatten() {
-                for file in std::fs::read_dir(container.path()).into_iter().flatten().flatten() {
-                    text.push_str(&std::fs::read_to_string(file.path()).unwrap_or_default());
+        for node in self.site.nodes() {
+            for folder in entries(node.path("/var/log/pods")) {
+                let name = folder.file_name().map(|name| name.to_string_lossy().into_owned());
+                if !name.is_some_and(|name| name.starts_with(&format!("{namespace}_{pod}"))) {
+                    continue;
+                }
+                for file in entries(folder).flat_map(entries) {
+                    text.push_str(&std::fs::read_to_string(file).unwrap_or_default());
                 }
             }
         }
         text
     }
 
-    /// What the pod's volume is mounted from.
+    /// For error texts.
+    pub(crate) fn agents_tell(&self) -> String {
+        let kubelets = self.site.nodes().iter().map(|node| node.tail("kubelet"));
+        format!(
+            "the agents' logs:\n{}\nkubelets' last lines:\n{}",
+            self.log(AGENTS, "ensign-agent"),
+            kubelets.collect::<Vec<_>>().join("\n\n")
+        )
+    }
+
+    /// What the pod's volume is mounted from, as the machine sees it.
     pub(crate) fn mount(&self, pod: &Pod) -> anyhow::Result<PathBuf> {
         let uid = pod.metadata.uid.as_deref().context("a pod has a uid")?;
         let path = format!("/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~csi/identity/mount");
-        Ok(self.node.path(&path))
+        Ok(self.node_of(pod)?.path(&path))
     }
 
     /// An Envoy on the pod's socket: it is the same file, whoever connects.
@@ -233,50 +151,41 @@ impl Mesh {
         .await
     }
 
-    /// How many certificates the RA gave to workloads of a namespace.
+    /// How many certificates the RA gave to workloads of a namespace, by what its replicas logged.
     pub(crate) fn issued(&self, namespace: &str) -> usize {
-        let lines = self.ra.log().lines();
-        let events = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let log = self.log(RA, "ensign-ra");
+        // The container runtime writes time, stream and a tag before each line.
+        let lines = log.lines().filter_map(|line| line.splitn(4, ' ').nth(3));
+        let events = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
         events
             .filter(|event| event["message"] == "certificate issued" && event["namespace"] == namespace)
             .count()
     }
 }
 
-fn condition(pod: &Pod, name: &str) -> bool {
+impl Deref for Mesh {
+    type Target = SharedSite;
+
+    fn deref(&self) -> &SharedSite {
+        &self.site
+    }
+}
+
+/// Whether a condition of a pod is true.
+pub(crate) fn condition(pod: &Pod, name: &str) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     conditions.is_some_and(|all| all.iter().any(|one| one.type_ == name && one.status == "True"))
 }
 
-fn policy(folder: &Folder) -> Value {
-    json!({
-        "apiVersion": "ensign.mesh/v1",
-        "trustDomain": "cluster.local",
-        "ttl": { "default": "1h", "min": "10m", "max": "24h" },
-        "backdate": "2m",
-        "signers": [{ "name": "foo", "local": { "dir": folder.join("ca-foo"), "selfSigned": true } }],
-        "rules": [{ "namespace": "*", "serviceAccounts": ["*"], "signers": ["foo"], "default": "foo" }],
-    })
+/// A port of a pod.
+pub(crate) fn address(pod: &Pod, port: u16) -> anyhow::Result<SocketAddr> {
+    let ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
+    let ip: IpAddr = ip.context("the pod has no address")?.parse()?;
+    Ok(SocketAddr::new(ip, port))
 }
 
-fn authority(folder: &Folder) -> anyhow::Result<Spec> {
-    let path = |name: &str| folder.join(name).display().to_string();
-    let args = [
-        format!("--jwks-file={}", path("jwks.json")),
-        "--token-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),
-        format!("--policy-file={}", path("policy.yaml")),
-        format!("--serving-ca-dir={}", path("serving-ca")),
-        format!("--serving-root-file={}", path("ra-root.pem")),
-        "--grpc-addr=127.0.0.1:0".to_owned(),
-        "--readyz-addr=127.0.0.1:0".to_owned(),
-        "--metrics-addr=127.0.0.1:0".to_owned(),
-        format!("--addresses-file={}", path("ra.addresses")),
-        "--log-format=json".to_owned(),
-    ];
-    Ok(Spec {
-        name: "ra".to_owned(),
-        binary: own_binary("ensign-ra")?,
-        args: args.to_vec(),
-        env: BTreeMap::new(),
-    })
+/// Nothing where there is no folder.
+fn entries(folder: PathBuf) -> impl Iterator<Item = PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path())
 }

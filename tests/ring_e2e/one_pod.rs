@@ -1,6 +1,5 @@
 //! One kubelet, one pod, one socket, one certificate; then the agent's death, then the pod's.
 
-use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
@@ -9,22 +8,22 @@ use ensign_testbed::wait::{PATIENCE, until};
 use ensign_testkit::fake_envoy::certificate;
 use ensign_testkit::metrics::get;
 use ensign_testkit::patience;
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, address};
+use crate::traces::nothing_is_left_of;
+use crate::workload::{Workload, id};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_lives_through_the_death_of_its_agent_and_leaves_nothing() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
-    let place = mesh.cluster.namespace("foo").await?;
-    let strict = json!({
-        "apiVersion": "v1", "kind": "Namespace",
-        "metadata": { "name": place, "labels": { "pod-security.kubernetes.io/enforce": "restricted" } },
-    });
-    mesh.cluster.apply_yaml(&strict.to_string()).await?;
+    let mesh = Mesh::join().await?;
+    let place = mesh.namespace_with("foo", "foo").await?;
 
     // The socket answers the first container's first act, and cannot be taken away.
-    let pod = mesh.pod(&place, "httpbin", json!({ "signer": "foo" })).await?;
+    let workload = Workload::new(&place, "httpbin").attributes(json!({ "signer": "foo" }));
+    let pod = mesh.start(&workload).await?;
+    let node = mesh.node_of(&pod)?.clone();
     let log = until("the probe", PATIENCE, async || {
         let log = mesh.log(&place, "httpbin");
         ensure!(log.contains("socket"), "{log}");
@@ -42,7 +41,7 @@ async fn a_pod_lives_through_the_death_of_its_agent_and_leaves_nothing() -> anyh
     let mut stream = envoy.subscribe(&["default"]).await;
     let secret = stream.next_secret(patience()).await;
     let (chain, _) = certificate(&secret).context("a certificate")?;
-    let id = format!("spiffe://cluster.local/ns/{place}/sa/default");
+    let id = id(&place);
     let der = rustls_pki_types::pem::PemObject::from_pem_slice(chain.as_bytes());
     let der: rustls_pki_types::CertificateDer<'_> = der.ok().context("a PEM certificate")?;
     ensure!(
@@ -54,26 +53,30 @@ async fn a_pod_lives_through_the_death_of_its_agent_and_leaves_nothing() -> anyh
     ensure!(issued == 1, "{issued} certificates were issued, expected one");
 
     // A mistake is told where people look.
-    mesh.create(&place, "mistaken", json!({ "sginer": "foo" })).await?;
+    let mistaken = Workload::new(&place, "mistaken").attributes(json!({ "sginer": "foo" }));
+    mesh.create(&mistaken).await?;
     let said = mesh.event(&place, "mistaken", "FailedMount").await?;
     ensure!(said.contains("sginer") && said.contains("volumeAttributes"), "{said}");
     mesh.delete(&place, "mistaken").await?;
 
     // What it runs as: no capability, the fence up.
-    let status = mesh.node.run(&["/bin/sh", "-c", CAPABILITIES]).await?;
+    let [agent] = node.processes("ensign-agent").await?[..] else {
+        anyhow::bail!("there is not one agent on the node");
+    };
+    let status = node.run(&["grep", "CapEff", &format!("/proc/{agent}/status")]).await?;
     ensure!(status.trim() == "CapEff:\t0000000000000000", "{status}");
-    let metrics = mesh.metrics().await?;
+    let metrics = mesh.metrics(node.name()).await?;
     ensure!(metrics.sum("ensign_agent_fence", &[]) == Some(1.0), "no fence");
-    only_health_and_series_are_served_to_others(&mesh).await?;
+    only_health_and_series_are_served_to_others(&mesh.agent(node.name()).await?).await?;
 
     // Killed: kubelet starts it again, the folder is the same, the certificate in use costs nothing, a newcomer gets one.
     let folder = std::fs::metadata(mesh.mount(&pod)?)?.ino();
-    mesh.node.kill("ensign-agent").await?;
+    node.kill("ensign-agent").await?;
     drop(stream);
     drop(envoy);
     let envoy = mesh.envoy(&pod).await?;
     let mut holder = envoy.subscribe_holding(&["default"], &held).await;
-    mesh.agent_ready().await?;
+    mesh.agent(node.name()).await?;
     holder.expect_silence(Duration::from_secs(1)).await;
     ensure!(mesh.issued(&place) == 1, "the restart cost a certificate");
     ensure!(
@@ -83,50 +86,18 @@ async fn a_pod_lives_through_the_death_of_its_agent_and_leaves_nothing() -> anyh
     let mut fresh = mesh.envoy(&pod).await?.subscribe(&["default"]).await;
     fresh.next_secret(patience()).await;
 
-    // The agent never spoke to the API server.
-    let user = "system:serviceaccount:ensign-node:ensign-agent";
-    let requests = mesh.cluster.audit().requests_by(user).since(mesh.begin).await?.counts();
-    ensure!(requests.is_empty(), "{requests:?}");
-
-    // Gone: no folder, no series, no state.
     mesh.delete(&place, "httpbin").await?;
-    let uid = pod.metadata.uid.clone().context("a pod has a uid")?;
-    let pods = mesh.node.path("/var/lib/kubelet/pods");
-    until("kubelet's folder of the pod to go", PATIENCE, async || {
-        ensure!(!pods.join(&uid).is_dir(), "it is there");
-        Ok(())
-    })
-    .await?;
-    let metrics = mesh.metrics().await?;
-    ensure!(
-        metrics.sum("ensign_agent_csi_volumes", &[]) == Some(0.0),
-        "a volume is left"
-    );
-    ensure!(
-        metrics
-            .samples()
-            .iter()
-            .all(|sample| !format!("{sample:?}").contains(&uid)),
-        "a series is left"
-    );
-    let state = mesh.node.run(&["cat", "/run/ensign/csi.json"]).await?;
-    ensure!(!state.contains(&uid), "{state}");
+    nothing_is_left_of(&mesh, &pod).await?;
     mesh.finish().await
 }
 
 /// Names of workloads are for people on the node.
-async fn only_health_and_series_are_served_to_others(mesh: &Mesh) -> anyhow::Result<()> {
-    let address = mesh.agent_address().await?;
+async fn only_health_and_series_are_served_to_others(agent: &Pod) -> anyhow::Result<()> {
     for (path, expected) in [("/healthz", 200), ("/readyz", 200), ("/status", 404), ("/", 404)] {
-        let answer = get(SocketAddr::new(address, 9402), path, None).await?;
+        let answer = get(address(agent, 9402)?, path, None).await?;
         ensure!(answer.status == expected, "{path} is answered with {}", answer.status);
     }
-    let status = get(SocketAddr::new(address, 9403), "/status", None).await;
+    let status = get(address(agent, 9403)?, "/status", None).await;
     ensure!(status.is_err(), "the status is served to other pods");
     Ok(())
 }
-
-/// Of the agent's process, as the node sees it.
-const CAPABILITIES: &str = "for process in /proc/[0-9]*; do
-    if [ \"$(cat \"$process/comm\" 2>/dev/null)\" = ensign-agent ]; then grep CapEff \"$process/status\"; fi
-done";

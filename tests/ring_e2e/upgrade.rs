@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::agents::{Holder, agents, change, name, rolled_out};
-use crate::mesh::Mesh;
+use crate::alone::Alone;
 
 /// Comes back at once whenever its stream ends, as often as that happens until `stop`, and is never refused.
 async fn hold_on(holder: Holder, stop: CancellationToken) -> anyhow::Result<usize> {
@@ -49,34 +49,34 @@ async fn knock(holder: Holder, count: Arc<AtomicUsize>, stop: CancellationToken)
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolling_update_refuses_nobody_and_loses_no_call_of_kubelet() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
-    let place = mesh.cluster.namespace("foo").await?;
+    let alone = Alone::start().await?;
+    let place = alone.cluster.namespace("foo").await?;
     let (stop, count) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
     let mut goes = Vec::new();
     for turn in 0..3 {
-        goes.push(Holder::start(&mesh, &place, &format!("goes-{turn}")).await?);
+        goes.push(Holder::start(&alone, &place, &format!("goes-{turn}")).await?);
     }
     let (mut holding, mut knocking) = (JoinSet::new(), JoinSet::new());
     for pod in ["holds-0", "holds-1"] {
-        let holder = Holder::start(&mesh, &place, pod).await?;
+        let holder = Holder::start(&alone, &place, pod).await?;
         holding.spawn(hold_on(holder, stop.clone()));
     }
-    let holder = Holder::start(&mesh, &place, "knocks").await?;
+    let holder = Holder::start(&alone, &place, "knocks").await?;
     knocking.spawn(knock(holder, Arc::clone(&count), stop.clone()));
-    let issued = mesh.issued(&place);
+    let issued = alone.issued(&place);
     ensure!(issued == 6, "{issued} certificates for six pods");
 
     // Kubelet publishes and unpublishes all the while.
-    let before: Vec<_> = agents(&mesh).await?.iter().map(name).collect();
-    change(&mesh, json!({ "metadata": { "annotations": { "generation": "2" } } })).await?;
+    let before: Vec<_> = agents(&alone).await?.iter().map(name).collect();
+    change(&alone, json!({ "metadata": { "annotations": { "generation": "2" } } })).await?;
     let mut side_by_side = 0;
     for turn in 0..3 {
         let fixed = json!({ "signer": "foo" });
-        mesh.create(&place, &format!("comes-{turn}"), fixed).await?;
-        mesh.delete(&place, &format!("goes-{turn}")).await?;
-        side_by_side = side_by_side.max(agents(&mesh).await?.len());
+        alone.create(&place, &format!("comes-{turn}"), fixed).await?;
+        alone.delete(&place, &format!("goes-{turn}")).await?;
+        side_by_side = side_by_side.max(agents(&alone).await?.len());
     }
-    rolled_out(&mesh, &before).await?;
+    rolled_out(&alone, &before).await?;
     ensure!(side_by_side == 2, "at most {side_by_side} agents were seen at once");
     let seen = count.load(Ordering::Relaxed);
     until("newcomers of the new agent", PATIENCE, async || {
@@ -96,22 +96,22 @@ async fn a_rolling_update_refuses_nobody_and_loses_no_call_of_kubelet() -> anyho
         ensure!(comebacks == 1, "an Envoy came back {comebacks} times");
     }
     for turn in 0..3 {
-        let pods = Api::<Pod>::namespaced(mesh.cluster.admin(), &place);
+        let pods = Api::<Pod>::namespaced(alone.cluster.admin(), &place);
         let pod = pods.get(&format!("comes-{turn}")).await?;
         until("the pod's folder", PATIENCE, async || {
-            Ok(std::fs::metadata(mesh.mount(&pod)?)?)
+            Ok(std::fs::metadata(alone.mount(&pod)?)?)
         })
         .await?;
-        let mut stream = mesh.envoy(&pod).await?.subscribe(&["default"]).await;
+        let mut stream = alone.envoy(&pod).await?.subscribe(&["default"]).await;
         stream.next_secret(patience()).await;
     }
     // One for each pod. For the three that came meanwhile perhaps one more: fetched by the old agent, for an Envoy that came to
     // the new one and held none.
-    let issued = mesh.issued(&place);
+    let issued = alone.issued(&place);
     ensure!((9..=12).contains(&issued), "{issued} certificates");
 
     // The new one knows exactly what there is.
-    let volumes = mesh.metrics().await?.sum("ensign_agent_csi_volumes", &[]);
+    let volumes = alone.metrics().await?.sum("ensign_agent_csi_volumes", &[]);
     ensure!(volumes == Some(6.0), "{volumes:?} volumes");
     for holder in &goes {
         ensure!(
@@ -121,22 +121,22 @@ async fn a_rolling_update_refuses_nobody_and_loses_no_call_of_kubelet() -> anyho
         );
     }
     for turn in 0..3 {
-        mesh.delete(&place, &format!("comes-{turn}")).await?;
+        alone.delete(&place, &format!("comes-{turn}")).await?;
     }
-    mesh.finish().await
+    alone.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_update_that_cannot_start_leaves_the_old_agent_at_work() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
-    let place = mesh.cluster.namespace("foo").await?;
-    let holder = Holder::start(&mesh, &place, "httpbin").await?;
-    let before: Vec<_> = agents(&mesh).await?.iter().map(name).collect();
+    let alone = Alone::start().await?;
+    let place = alone.cluster.namespace("foo").await?;
+    let holder = Holder::start(&alone, &place, "httpbin").await?;
+    let before: Vec<_> = agents(&alone).await?.iter().map(name).collect();
     // A setting that the agent refuses.
     let broken = |value| json!({ "spec": { "containers": [{ "name": "agent", "env": [value] }] } });
-    change(&mesh, broken(json!({ "name": "SECRET_TTL", "value": "soon" }))).await?;
+    change(&alone, broken(json!({ "name": "SECRET_TTL", "value": "soon" }))).await?;
     until("the new agent to fail", PATIENCE, async || {
-        let pods = agents(&mesh).await?;
+        let pods = agents(&alone).await?;
         let statuses = pods.iter().filter(|pod| !before.contains(&name(pod)));
         let mut statuses = statuses.filter_map(|pod| pod.status.as_ref()?.container_statuses.as_ref()?.first());
         let restarts = statuses.next().context("it is not there yet")?.restart_count;
@@ -145,15 +145,15 @@ async fn an_update_that_cannot_start_leaves_the_old_agent_at_work() -> anyhow::R
     })
     .await?;
     holder.come_back().await?;
-    Holder::start(&mesh, &place, "another").await?;
+    Holder::start(&alone, &place, "another").await?;
     let gone = json!({ "name": "SECRET_TTL", "$patch": "delete" });
-    change(&mesh, broken(gone)).await?;
+    change(&alone, broken(gone)).await?;
     until("the failed agent to go", PATIENCE, async || {
-        let names: Vec<_> = agents(&mesh).await?.iter().map(name).collect();
+        let names: Vec<_> = agents(&alone).await?.iter().map(name).collect();
         ensure!(names == before, "agents: {names:?}");
         Ok(())
     })
     .await?;
     holder.come_back().await?;
-    mesh.finish().await
+    alone.finish().await
 }

@@ -32,6 +32,9 @@ enum Command {
         folder: PathBuf,
         /// Seconds without a user after which it ends
         idle: u64,
+        /// With nodes
+        #[arg(long)]
+        nodes: bool,
     },
 }
 
@@ -50,7 +53,9 @@ async fn main() -> ExitCode {
             cluster::session(&args.name, offer, &mut story).await
         }
         Some(Command::Down) => cluster::down(&args.name, &mut story).await,
-        Some(Command::Shared { folder, idle }) => cluster::supervise(folder, Duration::from_secs(idle)).await,
+        Some(Command::Shared { folder, idle, nodes }) => {
+            cluster::supervise(folder, Duration::from_secs(idle), nodes).await
+        }
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -64,6 +64,13 @@ pub struct RequestsBy {
     user: String,
 }
 
+// === impl Mark ===
+
+impl Mark {
+    /// Before the first request.
+    pub const BEGIN: Self = Self(0);
+}
+
 // === impl Audit ===
 
 impl Audit {

@@ -31,7 +31,8 @@ pub struct Stats(BTreeMap<String, u64>);
 // === impl Admin ===
 
 impl Admin {
-    pub(super) fn new(address: SocketAddr) -> Self {
+    /// Of the Envoy whose admin port this is.
+    pub fn new(address: SocketAddr) -> Self {
         Self { address }
     }
 

@@ -1,7 +1,7 @@
 //! The bootstrap of an Envoy, with the TLS parts as Istio writes them: static `sds-grpc` cluster on the workload's
 //! socket, `default` and a combined validation context with `ROOTCA`, `initial_fetch_timeout: 0s`.
 //!
-//! Ours are only the parts that make tests exact: port 0 everywhere, one request per upstream connection and no session
+//! Ours are only the parts that make tests exact: port 0 everywhere (in a pod, which has a network of its own, fixed ports), one request per upstream connection and no session
 //! resumption, so that every request is a full handshake with the certificates of that moment, and response headers that tell which
 //! certificates those were.
 
@@ -15,9 +15,12 @@ pub(super) const INBOUND: &str = "inbound";
 /// Header set by the server: the client's certificate by serial.
 pub(crate) const PEER_SERIAL: &str = "x-peer-serial";
 /// Header set by the server: the client's certificate by URI SAN.
-pub(crate) const PEER_URI: &str = "x-peer-uri";
+pub const PEER_URI: &str = "x-peer-uri";
 /// Header set by the client: the server's certificate, percent-encoded PEM.
 pub(crate) const SERVER_CERTIFICATE: &str = "x-server-certificate";
+
+/// Header set by the client: why the connection to the server failed; `-` if it did not.
+pub const FAILURE: &str = "x-upstream-failure";
 
 /// What one Envoy is.
 #[derive(Debug, Clone)]
@@ -34,10 +37,21 @@ pub struct EnvoySpec {
     pub cert_signer: Option<String>,
     /// SDS transport.
     pub api: Api,
+    /// Where it runs.
+    pub home: Home,
     /// Whether it has an mTLS listener that accepts any id of the mesh.
     pub serves: bool,
     /// Whom it calls.
     pub upstreams: Vec<Upstream>,
+}
+
+/// Where an Envoy runs, which decides what it binds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Home {
+    /// A process of the machine: loopback, ports of the kernel's choice.
+    Machine,
+    /// A pod: every address, and the ports of [`Home`].
+    Pod,
 }
 
 /// A peer that it calls over mTLS, through a plain listener of the same name.
@@ -46,9 +60,18 @@ pub struct Upstream {
     /// Name of the listener and the cluster.
     pub name: String,
     /// The peer's mTLS port.
-    pub address: SocketAddr,
+    pub address: Address,
     /// The peer's real id, as Istio's secure naming pins it.
     pub id: String,
+}
+
+/// Where a peer is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// At an address.
+    Socket(SocketAddr),
+    /// Where the name leads that DNS has now, and a port.
+    Name(String, u16),
 }
 
 /// Which of Envoy's two SDS transports it uses.
@@ -72,6 +95,7 @@ impl EnvoySpec {
             socket: socket.into(),
             cert_signer: None,
             api: Api::Grpc,
+            home: Home::Machine,
             serves: false,
             upstreams: Vec::new(),
         }
@@ -96,9 +120,27 @@ impl EnvoySpec {
     pub fn calling(mut self, name: &str, address: SocketAddr, id: &str) -> Self {
         self.upstreams.push(Upstream {
             name: name.to_owned(),
-            address,
+            address: Address::Socket(address),
             id: id.to_owned(),
         });
+        self
+    }
+
+    /// The same, found by its name.
+    #[must_use]
+    pub fn calling_by_name(mut self, name: &str, host: &str, port: u16, id: &str) -> Self {
+        self.upstreams.push(Upstream {
+            name: name.to_owned(),
+            address: Address::Name(host.to_owned(), port),
+            id: id.to_owned(),
+        });
+        self
+    }
+
+    /// In a pod.
+    #[must_use]
+    pub fn in_a_pod(mut self) -> Self {
+        self.home = Home::Pod;
         self
     }
 
@@ -109,8 +151,32 @@ impl EnvoySpec {
         self
     }
 
+    /// The whole configuration, for `--config-yaml`.
+    pub fn bootstrap(&self) -> anyhow::Result<Value> {
+        bootstrap(self)
+    }
+
     pub(super) fn listener_count(&self) -> usize {
         usize::from(self.serves) + self.upstreams.len()
+    }
+}
+
+// === impl Home ===
+
+impl Home {
+    /// Admin port of an Envoy in a pod.
+    pub const ADMIN: u16 = 15_000;
+    /// Its mTLS port.
+    pub const INBOUND: u16 = 15_006;
+    /// The plain port that leads to its first upstream; those of the others follow.
+    pub const OUTBOUND: u16 = 16_000;
+
+    fn bind(self, port: u16) -> Value {
+        let (address, port) = match self {
+            Self::Machine => ("127.0.0.1", 0),
+            Self::Pod => ("0.0.0.0", port),
+        };
+        json!({ "socket_address": { "address": address, "port_value": port } })
     }
 }
 
@@ -131,9 +197,15 @@ pub(super) fn bootstrap(spec: &EnvoySpec) -> anyhow::Result<Value> {
     if let Some(signer) = &spec.cert_signer {
         metadata["CERT_SIGNER"] = json!(signer);
     }
-    let mut listeners: Vec<Value> = spec.upstreams.iter().map(outbound_listener).collect();
+    let ports = Home::OUTBOUND..;
+    let mut listeners: Vec<Value> = spec
+        .upstreams
+        .iter()
+        .zip(ports)
+        .map(|(upstream, port)| outbound_listener(upstream, &spec.home.bind(port)))
+        .collect();
     if spec.serves {
-        listeners.push(inbound_listener(spec.api));
+        listeners.push(inbound_listener(spec.api, &spec.home.bind(Home::INBOUND)));
     }
     let mut clusters: Vec<Value> = spec
         .upstreams
@@ -147,7 +219,7 @@ pub(super) fn bootstrap(spec: &EnvoySpec) -> anyhow::Result<Value> {
             "cluster": format!("{}.{}", spec.name, spec.namespace),
             "metadata": metadata,
         },
-        "admin": { "address": any_port() },
+        "admin": { "address": spec.home.bind(Home::ADMIN) },
         "static_resources": { "listeners": listeners, "clusters": clusters },
     }))
 }
@@ -171,13 +243,13 @@ fn sds_cluster(socket: &str) -> Value {
     })
 }
 
-fn inbound_listener(api: Api) -> Value {
+fn inbound_listener(api: Api, address: &Value) -> Value {
     let mut common = common_tls_context(api, &json!({ "prefix": "spiffe://cluster.local/" }));
     common["alpn_protocols"] = json!(["istio-peer-exchange", "h2", "http/1.1"]);
     json!({
         "name": INBOUND,
         "stat_prefix": INBOUND,
-        "address": any_port(),
+        "address": address,
         "filter_chains": [{
             "filters": [http_filter(&json!({
                 "name": "answer",
@@ -205,26 +277,34 @@ fn inbound_listener(api: Api) -> Value {
     })
 }
 
-fn outbound_listener(upstream: &Upstream) -> Value {
+fn outbound_listener(upstream: &Upstream, address: &Value) -> Value {
     json!({
         "name": upstream.name,
         "stat_prefix": upstream.name,
-        "address": any_port(),
+        "address": address,
         "filter_chains": [{
             "filters": [http_filter(&json!({
                 "name": "forward",
                 "domains": ["*"],
                 "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": upstream.name } }],
-                "response_headers_to_add": [header(SERVER_CERTIFICATE, "%UPSTREAM_PEER_CERT%")],
+                "response_headers_to_add": [
+                    header(SERVER_CERTIFICATE, "%UPSTREAM_PEER_CERT%"),
+                    header(FAILURE, "%UPSTREAM_TRANSPORT_FAILURE_REASON%"),
+                ],
             }))],
         }],
     })
 }
 
 fn upstream_cluster(upstream: &Upstream, api: Api) -> Value {
+    let (kind, host, port) = match &upstream.address {
+        Address::Socket(address) => ("STATIC", address.ip().to_string(), address.port()),
+        Address::Name(host, port) => ("STRICT_DNS", host.clone(), *port),
+    };
     json!({
         "name": upstream.name,
-        "type": "STATIC",
+        "type": kind,
+        "dns_lookup_family": "V4_ONLY",
         "connect_timeout": "10s",
         // A queue for the pool is no part of what is tested: it must never be what fails a request.
         "circuit_breakers": { "thresholds": [{
@@ -240,7 +320,7 @@ fn upstream_cluster(upstream: &Upstream, api: Api) -> Value {
         "load_assignment": {
             "cluster_name": upstream.name,
             "endpoints": [{ "lb_endpoints": [{ "endpoint": { "address": { "socket_address": {
-                "address": upstream.address.ip().to_string(), "port_value": upstream.address.port(),
+                "address": host, "port_value": port,
             } } } }] }],
         },
         "transport_socket": {
@@ -301,8 +381,4 @@ fn http_filter(virtual_host: &Value) -> Value {
 
 fn header(key: &str, value: &str) -> Value {
     json!({ "header": { "key": key, "value": value }, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD" })
-}
-
-fn any_port() -> Value {
-    json!({ "socket_address": { "address": "127.0.0.1", "port_value": 0 } })
 }

@@ -7,10 +7,10 @@
 mod admin;
 mod bootstrap;
 
-pub(crate) use self::bootstrap::{PEER_SERIAL, PEER_URI, SERVER_CERTIFICATE};
+pub(crate) use self::bootstrap::{PEER_SERIAL, SERVER_CERTIFICATE};
 pub use self::{
     admin::{Admin, Certificates, Stats},
-    bootstrap::{Api, EnvoySpec, Upstream},
+    bootstrap::{Address, Api, EnvoySpec, FAILURE, Home, PEER_URI, Upstream},
 };
 
 use std::{

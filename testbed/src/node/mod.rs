@@ -1,95 +1,168 @@
-//! A real node: containerd and kubelet in namespaces of their own, so that manifests run as they are, on paths of the node's own.
+//! A real node: containerd, kubelet and kube-proxy in namespaces of their own, so that manifests run as they are, on paths of
+//! the node's own.
 //!
-//! Everything of a node ends with its first process (it is PID 1 of its own processes), its links with its network; what it
-//! leaves in the machine are empty control groups, which [`Node::finish`] removes. Needs root, and containerd, runc and
-//! the CNI plugins as Debian has them (`testbed/tools/node.sh`).
+//! Everything of a node ends with its first process (it is PID 1 of its own processes), which ends with the driver; its
+//! link ends with its network. What it leaves in the machine are empty control groups, which [`Node::finish`] removes.
+//! Needs root, and what `testbed/tools/node.sh` installs. Nodes of one [`Network`] reach each other's pods.
 
+mod cgroups;
 mod files;
-mod image;
+mod images;
+mod network;
 mod relay;
 
+pub(crate) use self::images::COREDNS;
 pub use self::{
-    image::{AGENT, GUEST},
+    images::{ENVOY, GUEST, Images},
+    network::Network,
     relay::Relay,
 };
 
 use std::{
-    fs::File,
-    net::Ipv4Addr,
+    ops::Deref,
     path::{Path, PathBuf},
     process::Stdio,
 };
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use k8s_openapi::api::core::v1::Node as KubeNode;
 use kube::{
     Api,
     api::{Patch, PatchParams},
 };
-use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
+use self::network::Place;
 use crate::{
     cluster::Access,
-    folder::Folder,
-    process::{Program, Spec, own_binary},
+    folder::write_atomically,
+    process::{Program, Spec},
     wait::{self, PATIENCE},
 };
 
-/// A running node.
+/// Holds the first process of a node, as the machine counts.
+const PID: &str = "pid";
+
+/// What a node needs of the machine.
+const NEEDED: [&str; 8] = [
+    "/usr/bin/containerd",
+    "/usr/bin/nsenter",
+    "/usr/bin/setpriv",
+    "/usr/bin/unshare",
+    "/usr/lib/cni/host-local",
+    "/usr/lib/cni/ptp",
+    "/usr/sbin/nft",
+    "/usr/sbin/runc",
+];
+
+/// A running node of one's own.
 pub struct Node {
-    name: String,
-    init: Program,
-    slot: Slot,
-    api: Relay,
-    folder: Folder,
+    access: NodeAccess,
+    /// Until it is ended.
+    init: Option<Program>,
+    place: Place,
 }
 
-/// A number that no other node of this machine has, and the addresses that follow from it.
-#[derive(Debug)]
-struct Slot {
-    number: u8,
-    _lock: File,
+/// The way into a running node, one's own or another process's.
+#[derive(Debug, Clone)]
+pub struct NodeAccess {
+    name: String,
+    folder: PathBuf,
+    pid: u32,
 }
 
 // === impl Node ===
 
 impl Node {
-    /// Starts a node of this name and waits until it is ready. It knows the images of the guest and the agent.
-    pub async fn start(cluster: &Access, name: &str) -> anyhow::Result<Self> {
+    /// Starts the node of this index (from 0) of a network, under this name, with its files in `folder`; waits until it is
+    /// ready. Call it from the test's own task: its programs end with the thread that started them.
+    pub async fn start(
+        cluster: &Access,
+        network: &Network,
+        index: usize,
+        name: &str,
+        images: &Images,
+        folder: &Path,
+    ) -> anyhow::Result<Self> {
         needs()?;
-        let slot = Slot::take()?;
-        let folder = Folder::new()?;
-        image::guest(folder.path()).await?;
-        image::program(folder.path(), "ensign-agent", AGENT, &own_binary("ensign-agent")?).await?;
-        write(&folder, "containerd.toml", &files::containerd(folder.path()))?;
-        write(
-            &folder,
-            "cni/pods.conflist",
-            &format!("{:#}", files::network(&slot.pods())),
-        )?;
-        write(&folder, "client-ca.pem", cluster.ca_pem())?;
-        let kubelet = files::kubelet(&folder.join("client-ca.pem"), &slot.cgroup(), slot.address());
-        write(&folder, "kubelet.yaml", &format!("{kubelet:#}"))?;
-        write(&folder, "init.sh", include_str!("init.sh"))?;
-        slot.make_cgroups()?;
+        let place = network.place(index)?;
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        for (file, text) in settings(cluster, network, place, name, folder)? {
+            write_atomically(&folder.join(file), text.as_bytes())?;
+        }
+        cgroups::make(&place.cgroup())?;
 
-        let init = Program::start(init(&folder, name, &slot), folder.path())?;
-        slot.connect(first_process(&init).await?).await?;
-        let api = Relay::start(slot.gateway(), cluster.server()).await?;
-        let user = format!("system:node:{name}");
-        let config = cluster.kubeconfig_of_user(&user, Some("system:nodes"))?;
-        write(&folder, "kubelet.kubeconfig", &through(&config, &api)?)?;
+        let init = Program::start(init(folder, images, name, place), folder)?;
+        let pid = first_process(&init).await?;
+        place.connect(pid)?;
+        write_atomically(&folder.join(PID), pid.to_string().as_bytes())?;
+        let access = NodeAccess::open(folder)?;
         let node = Self {
-            name: name.to_owned(),
-            init,
-            slot,
-            api,
-            folder,
+            access,
+            init: Some(init),
+            place,
         };
         node.ready(cluster).await?;
         Ok(node)
+    }
+
+    /// Ends it and removes what it left, but for its folder.
+    pub async fn finish(mut self) -> anyhow::Result<()> {
+        if let Some(mut init) = self.init.take() {
+            init.kill().await?;
+        }
+        cgroups::remove(&self.place.cgroup()).await
+    }
+
+    async fn ready(&self, cluster: &Access) -> anyhow::Result<()> {
+        let nodes = Api::<KubeNode>::all(cluster.admin());
+        wait::until(&format!("node {} to be ready", self.name), PATIENCE * 2, async || {
+            let node = nodes.get(&self.name).await.context("not there")?;
+            let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+            let ready = conditions.iter().find(|condition| condition.type_ == "Ready");
+            let ready = ready.context("no condition yet")?;
+            ensure!(ready.status == "True", "{:?}", ready.message);
+            Ok(())
+        })
+        .await
+        .with_context(|| format!("kubelet's last lines:\n{}", self.tail("kubelet")))?;
+        // The API server taints a new node; the controller that would take that back is not part of the test bed.
+        let untainted = Patch::Merge(json!({ "spec": { "taints": null } }));
+        nodes.patch(&self.name, &PatchParams::default(), &untainted).await?;
+        Ok(())
+    }
+}
+
+impl Deref for Node {
+    type Target = NodeAccess;
+
+    fn deref(&self) -> &NodeAccess {
+        &self.access
+    }
+}
+
+impl Drop for Node {
+    /// What it has on disk of containers and images is large, and tells nobody why a test failed.
+    fn drop(&mut self) {
+        drop(self.init.take());
+        drop(std::fs::remove_dir_all(self.path("/var/lib/containerd")));
+    }
+}
+
+// === impl NodeAccess ===
+
+impl NodeAccess {
+    /// Into the node whose files are in `folder`.
+    pub fn open(folder: &Path) -> anyhow::Result<Self> {
+        let name = folder.file_name().and_then(|name| name.to_str()).context("no name")?;
+        let pid = std::fs::read_to_string(folder.join(PID));
+        let pid = pid.with_context(|| format!("no node in {}", folder.display()))?;
+        Ok(Self {
+            name: name.to_owned(),
+            folder: folder.to_owned(),
+            pid: pid.parse().context("not a process id")?,
+        })
     }
 
     /// Its name.
@@ -100,11 +173,6 @@ impl Node {
     /// A path of the node, as the machine sees it. Only below the folders that are the node's own.
     pub fn path(&self, path: &str) -> PathBuf {
         self.folder.join(path.trim_start_matches('/'))
-    }
-
-    /// Brings a port of the machine to where the node's pods can reach it.
-    pub async fn relay(&self, target: std::net::SocketAddr) -> anyhow::Result<Relay> {
-        Relay::start(self.slot.gateway(), target).await
     }
 
     /// Ends a program of the node that has this name, as `kill -9` would, and waits until nothing of it is open: a socket
@@ -124,9 +192,8 @@ impl Node {
 
     /// Runs a command in the node's namespaces; gives what it printed.
     pub async fn run(&self, command: &[&str]) -> anyhow::Result<String> {
-        let pid = first_process(&self.init).await?.to_string();
         let output = Command::new("nsenter")
-            .args(["--target", &pid, "--mount", "--net", "--pid", "--"])
+            .args(["--target", &self.pid.to_string(), "--mount", "--net", "--pid", "--"])
             .args(command)
             .stdin(Stdio::null())
             .output()
@@ -142,143 +209,38 @@ impl Node {
         Ok(text)
     }
 
-    /// Ends it and removes what it left.
-    pub async fn finish(mut self) -> anyhow::Result<()> {
-        self.init.kill().await?;
-        drop(self.api);
-        self.slot.remove_cgroups().await?;
-        self.folder.discard();
-        Ok(())
+    /// Runs a command in a container, as `kubectl exec` does; gives what it printed. `id` is what the pod's status calls it.
+    pub async fn run_in(&self, id: &str, command: &[&str]) -> anyhow::Result<String> {
+        let id = id.trim_start_matches("containerd://");
+        let process = format!("ensign-{:016x}", fastrand::u64(..));
+        let mut words = vec![
+            "ctr",
+            "--address",
+            "/run/containerd/containerd.sock",
+            "--namespace",
+            "k8s.io",
+        ];
+        words.extend(["tasks", "exec", "--exec-id", &process, id]);
+        words.extend(command);
+        self.run(&words).await
     }
 
-    /// The last lines of kubelet's log, for error texts.
-    pub fn tail(&self) -> String {
-        let text = std::fs::read_to_string(self.folder.join("kubelet.log")).unwrap_or_default();
+    /// The processes of this name, as the node counts them.
+    pub async fn processes(&self, name: &str) -> anyhow::Result<Vec<u32>> {
+        let script = "for process in /proc/[0-9]*; do
+                if [ \"$(cat \"$process/comm\" 2>/dev/null)\" = \"$1\" ]; then echo \"${process#/proc/}\"; fi
+            done";
+        let text = self.run(&["/bin/sh", "-c", script, "processes", name]).await?;
+        let numbers = text.lines().map(|line| line.parse().context("not a process id"));
+        numbers.collect()
+    }
+
+    /// The last lines of a program's log (`containerd`, `kubelet`, `kube-proxy`), for error texts.
+    pub fn tail(&self, program: &str) -> String {
+        let text = std::fs::read_to_string(self.folder.join(format!("{program}.log"))).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
-
-    async fn ready(&self, cluster: &Access) -> anyhow::Result<()> {
-        let nodes = Api::<KubeNode>::all(cluster.admin());
-        wait::until(&format!("node {} to be ready", self.name), PATIENCE * 2, async || {
-            let node = nodes.get(&self.name).await.context("not there")?;
-            let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
-            let ready = conditions.iter().find(|condition| condition.type_ == "Ready");
-            let ready = ready.context("no condition yet")?;
-            ensure!(ready.status == "True", "{:?}", ready.message);
-            Ok(())
-        })
-        .await
-        .with_context(|| format!("kubelet's last lines:\n{}", self.tail()))?;
-        // The API server taints a new node; the controller that would take that back is not part of the test bed.
-        let untainted = Patch::Merge(json!({ "spec": { "taints": null } }));
-        nodes.patch(&self.name, &PatchParams::default(), &untainted).await?;
-        Ok(())
-    }
-}
-
-// === impl Slot ===
-
-impl Slot {
-    fn take() -> anyhow::Result<Self> {
-        for number in 1..=200 {
-            let path = std::env::temp_dir().join(format!("ensign-node-{number}.lock"));
-            let lock = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-            if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-                return Ok(Self { number, _lock: lock });
-            }
-        }
-        bail!("200 nodes run on this machine already")
-    }
-
-    fn gateway(&self) -> Ipv4Addr {
-        Ipv4Addr::new(10, 99, self.number, 1)
-    }
-
-    fn address(&self) -> Ipv4Addr {
-        Ipv4Addr::new(10, 99, self.number, 2)
-    }
-
-    fn pods(&self) -> String {
-        format!("10.244.{}.0/24", self.number)
-    }
-
-    fn cgroup(&self) -> String {
-        format!("/ensign-node-{}", self.number)
-    }
-
-    /// A link between the machine and the node. It goes with the node's network.
-    async fn connect(&self, pid: u32) -> anyhow::Result<()> {
-        let link = format!("ensign{}", self.number);
-        let pid = pid.to_string();
-        let (gateway, address) = (format!("{}/30", self.gateway()), self.address().to_string());
-        ip(&[
-            "link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", &pid,
-        ])
-        .await?;
-        ip(&["address", "add", &gateway, "dev", &link]).await?;
-        ip(&["link", "set", &link, "up"]).await?;
-        ip(&["route", "add", &self.pods(), "via", &address]).await
-    }
-
-    /// kubelet wants its root to be there, in every hierarchy, with processors and memory.
-    fn make_cgroups(&self) -> anyhow::Result<()> {
-        for hierarchy in hierarchies()? {
-            let group = hierarchy.join(self.cgroup().trim_start_matches('/'));
-            std::fs::create_dir_all(&group).with_context(|| format!("cannot make {}", group.display()))?;
-            for file in ["cpuset.cpus", "cpuset.mems"] {
-                if let Ok(text) = std::fs::read_to_string(hierarchy.join(file)) {
-                    std::fs::write(group.join(file), text.trim()).with_context(|| format!("cannot set {file}"))?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn remove_cgroups(&self) -> anyhow::Result<()> {
-        // runc makes one in the empty cgroup2, too.
-        for hierarchy in folders("/sys/fs/cgroup")? {
-            let group = hierarchy.join(self.cgroup().trim_start_matches('/'));
-            wait::until("the node's control groups to be empty", PATIENCE, async || {
-                remove_deepest_first(&group).with_context(|| format!("{}", group.display()))
-            })
-            .await?;
-        }
-        Ok(())
-    }
-}
-
-/// A control group's files go with its folder.
-fn remove_deepest_first(group: &Path) -> std::io::Result<()> {
-    let entries = match std::fs::read_dir(group) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    for entry in entries {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            remove_deepest_first(&entry.path())?;
-        }
-    }
-    std::fs::remove_dir(group)
-}
-
-fn hierarchies() -> anyhow::Result<Vec<PathBuf>> {
-    // cgroup2 without controllers holds nothing for kubelet.
-    let mut found = folders("/sys/fs/cgroup")?;
-    found.retain(|path| path.join("tasks").is_file() && !path.is_symlink());
-    ensure!(
-        !found.is_empty(),
-        "no cgroup v1 hierarchy in /sys/fs/cgroup: this test bed knows no other yet"
-    );
-    Ok(found)
-}
-
-fn folders(path: &str) -> anyhow::Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(path).with_context(|| format!("no {path}"))?;
-    let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
-    Ok(paths.filter(|path| path.is_dir()).collect())
 }
 
 fn needs() -> anyhow::Result<()> {
@@ -286,19 +248,42 @@ fn needs() -> anyhow::Result<()> {
         rustix::process::geteuid().is_root(),
         "a node needs root: namespaces, mounts, control groups"
     );
-    for program in ["/usr/bin/containerd", "/usr/sbin/runc", "/usr/lib/cni/bridge"] {
-        ensure!(
-            Path::new(program).is_file(),
-            "{program} is not there: run testbed/tools/node.sh"
-        );
+    for program in NEEDED {
+        ensure!(Path::new(program).is_file(), "{program} is not there: run `make node`");
     }
     Ok(())
 }
 
-fn init(folder: &Folder, name: &str, slot: &Slot) -> Spec {
+/// The files that the node's programs read.
+fn settings(
+    cluster: &Access,
+    network: &Network,
+    place: Place,
+    name: &str,
+    folder: &Path,
+) -> anyhow::Result<Vec<(&'static str, String)>> {
+    let kubelet = files::kubelet(&folder.join("client-ca.pem"), &place.cgroup(), place.address());
+    let user = format!("system:node:{name}");
+    let kubelet_user = cluster.kubeconfig_of_user(&user, Some("system:nodes"))?;
+    let proxy_user = cluster.kubeconfig_of_user("system:kube-proxy", None)?;
+    Ok(vec![
+        ("containerd.toml", files::containerd(folder)),
+        ("cni/pods.conflist", format!("{:#}", files::network(&place.pods()))),
+        ("client-ca.pem", cluster.ca_pem().to_owned()),
+        ("kubelet.yaml", format!("{kubelet:#}")),
+        ("kubelet.kubeconfig", through(&kubelet_user, network)?),
+        ("kube-proxy.kubeconfig", through(&proxy_user, network)?),
+        ("init.sh", include_str!("init.sh").to_owned()),
+    ])
+}
+
+fn init(folder: &Path, images: &Images, name: &str, place: Place) -> Spec {
     let text = |path: &Path| path.display().to_string();
-    let kubelet = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/kubernetes/bin");
-    let flags = [
+    let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/kubernetes/bin");
+    let namespaces = [
+        // Nothing outlives the driver, however that ends.
+        "--pdeathsig=KILL",
+        "/usr/bin/unshare",
         "--mount",
         "--net",
         "--pid",
@@ -306,24 +291,25 @@ fn init(folder: &Folder, name: &str, slot: &Slot) -> Spec {
         "--mount-proc",
         "--kill-child=KILL",
         "--propagation=private",
+        "/bin/sh",
     ];
-    let program = ["/bin/sh".to_owned(), text(&folder.join("init.sh"))];
-    let args = [
-        text(folder.path()),
+    let mut args: Vec<String> = namespaces.map(str::to_owned).to_vec();
+    args.extend([
+        text(&folder.join("init.sh")),
+        text(folder),
+        text(images.folder()),
         name.to_owned(),
-        slot.address().to_string(),
-        slot.gateway().to_string(),
-        text(&kubelet),
-    ];
+        place.address().to_string(),
+        place.gateway().to_string(),
+        text(&programs),
+    ]);
+    for (range, address) in place.routes() {
+        args.extend([range, address.to_string()]);
+    }
     Spec {
-        name: format!("{name}-init"),
-        binary: PathBuf::from("/usr/bin/unshare"),
-        args: flags
-            .map(str::to_owned)
-            .into_iter()
-            .chain(program)
-            .chain(args)
-            .collect(),
+        name: "init".to_owned(),
+        binary: PathBuf::from("/usr/bin/setpriv"),
+        args,
         env: [("HOME".to_owned(), "/root".to_owned())].into(),
     }
 }
@@ -343,29 +329,11 @@ async fn first_process(init: &Program) -> anyhow::Result<u32> {
     .await
 }
 
-/// The same kubeconfig through a relay. The certificate is for the address behind it.
-fn through(kubeconfig: &str, relay: &Relay) -> anyhow::Result<String> {
+/// The same kubeconfig by the network's way to the API server. The certificate is for the address behind it.
+fn through(kubeconfig: &str, network: &Network) -> anyhow::Result<String> {
     let mut config: Value = serde_json::from_str(kubeconfig).context("not a kubeconfig of ours")?;
     let cluster = &mut config["clusters"][0]["cluster"];
-    cluster["server"] = json!(format!("https://{}", relay.address()));
+    cluster["server"] = json!(format!("https://{}", network.api()));
     cluster["tls-server-name"] = json!("kubernetes");
     Ok(format!("{config:#}\n"))
-}
-
-fn write(folder: &Folder, name: &str, text: &str) -> anyhow::Result<()> {
-    let path = folder.join(name);
-    let parent = path.parent().context("a file has a folder")?;
-    std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
-    std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
-}
-
-async fn ip(args: &[&str]) -> anyhow::Result<()> {
-    let output = Command::new("ip").args(args).output().await.context("cannot run ip")?;
-    ensure!(
-        output.status.success(),
-        "ip {args:?} ended with {}: {}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
 }

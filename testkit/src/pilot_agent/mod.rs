@@ -172,7 +172,8 @@ impl From<Status> for Refusal {
         let mut text = source.to_string();
         let mut cause = source.source();
         while let Some(error) = cause {
-            text.push_str(&format!(": {error}"));
+            text.push_str(": ");
+            text.push_str(&error.to_string());
             cause = error.source();
         }
         Self {

@@ -48,6 +48,12 @@ impl Cluster {
     pub async fn shared() -> anyhow::Result<SharedCluster> {
         SharedCluster::meet(&meeting::common_key()?, IDLE).await
     }
+
+    /// The same with nodes, for [`crate::site`].
+    pub(crate) async fn shared_with_nodes() -> anyhow::Result<SharedCluster> {
+        let key = format!("{} with nodes", meeting::common_key()?);
+        SharedCluster::meet_with(&key, IDLE, &["--nodes"]).await
+    }
 }
 
 // === impl SharedCluster ===
@@ -55,8 +61,13 @@ impl Cluster {
 impl SharedCluster {
     /// The cluster of everybody who has the same key; one that is started here ends `idle` after its last user left.
     pub async fn meet(key: &str, idle: Duration) -> anyhow::Result<Self> {
+        Self::meet_with(key, idle, &[]).await
+    }
+
+    /// The same, started with these flags.
+    async fn meet_with(key: &str, idle: Duration, flags: &'static [&'static str]) -> anyhow::Result<Self> {
         let meeting = Meeting::of(key);
-        let (connection, folder) = spawn_blocking(move || reach(&meeting, idle)).await??;
+        let (connection, folder) = spawn_blocking(move || reach(&meeting, idle, flags)).await??;
         connection
             .set_nonblocking(true)
             .context("cannot wait without blocking")?;
@@ -107,9 +118,9 @@ impl Drop for SharedCluster {
 
 /// A connection to a cluster that is ready. A supervisor that is being killed takes connections until the kernel has
 /// closed its socket: whoever got one of those starts anew.
-fn reach(meeting: &Meeting, idle: Duration) -> anyhow::Result<(net::UnixStream, PathBuf)> {
+fn reach(meeting: &Meeting, idle: Duration, flags: &[&str]) -> anyhow::Result<(net::UnixStream, PathBuf)> {
     for _ in 0..ATTEMPTS {
-        let connection = connect(meeting, idle)?;
+        let connection = connect(meeting, idle, flags)?;
         if let Some(folder) = answer(&connection)? {
             return Ok((connection, folder));
         }
@@ -121,7 +132,7 @@ fn reach(meeting: &Meeting, idle: Duration) -> anyhow::Result<(net::UnixStream, 
 }
 
 /// Connects to the cluster, and starts it first if there is none.
-fn connect(meeting: &Meeting, idle: Duration) -> anyhow::Result<net::UnixStream> {
+fn connect(meeting: &Meeting, idle: Duration, flags: &[&str]) -> anyhow::Result<net::UnixStream> {
     let _lock = meeting.lock()?;
     if let Some(connection) = meeting.connect() {
         return Ok(connection);
@@ -132,6 +143,7 @@ fn connect(meeting: &Meeting, idle: Duration) -> anyhow::Result<net::UnixStream>
         .arg("shared")
         .arg(meeting.folder())
         .arg(idle.as_secs().to_string())
+        .args(flags)
         // Whoever ends this test must not end the cluster of the others, nor wait for its output.
         .process_group(0)
         .stdin(Stdio::null())

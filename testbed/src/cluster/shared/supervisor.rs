@@ -17,11 +17,18 @@ use super::WELL;
 use crate::{
     cluster::{Cluster, ClusterOptions, meeting::Meeting},
     folder::Folder,
+    site::Site,
 };
 
-/// Starts a cluster, serves the users who connect to the socket in `folder`, and ends when there was none for `idle`,
-/// or on SIGTERM.
-pub async fn supervise(folder: PathBuf, idle: Duration) -> anyhow::Result<()> {
+/// What is shared.
+enum Held {
+    Cluster(Cluster),
+    Site(Site),
+}
+
+/// Starts a cluster, with or without nodes, serves the users who connect to the socket in `folder`, and ends when there was
+/// none for `idle`, or on SIGTERM.
+pub async fn supervise(folder: PathBuf, idle: Duration, nodes: bool) -> anyhow::Result<()> {
     let meeting = Meeting::at(folder);
     // The starter holds the lock, so a socket that is there is a dead one's.
     drop(std::fs::remove_file(meeting.socket()));
@@ -34,13 +41,13 @@ pub async fn supervise(folder: PathBuf, idle: Duration) -> anyhow::Result<()> {
     let mut cluster = None;
     let files = Arc::new(Folder::new()?);
     meeting.note(files.path())?;
-    let mut starting = Box::pin(Cluster::start_in(Arc::clone(&files), ClusterOptions::default()));
+    let mut starting = Box::pin(Held::start(Arc::clone(&files), nodes));
     let mut failed = None;
     loop {
         select! {
             started = &mut starting, if cluster.is_none() && failed.is_none() => match started {
                 Ok(started) => {
-                    told.send_replace(Some(format!("ready {}\n", started.folder().display())));
+                    told.send_replace(Some(format!("ready {}\n", files.path().display())));
                     cluster = Some(started);
                 }
                 Err(error) => {
@@ -65,16 +72,45 @@ pub async fn supervise(folder: PathBuf, idle: Duration) -> anyhow::Result<()> {
                 spawn_blocking(move || meeting.remove(&meeting.lock()?)).await??;
                 // Whoever ends it does not want to read logs.
                 files.discard();
-                return Ok(());
+                drop(starting);
+                return match cluster {
+                    Some(cluster) => cluster.end().await,
+                    None => Ok(()),
+                };
             }
         }
     }
     drop(listener);
-    match (cluster, failed) {
-        (Some(cluster), _) if all_well => cluster.finish().await,
-        (_, Some(error)) => Err(error),
-        // Dropped without a word, it keeps its logs.
-        _ => Ok(()),
+    if let Some(cluster) = cluster {
+        cluster.end().await?;
+    }
+    if all_well && failed.is_none() {
+        files.discard();
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+// === impl Held ===
+
+impl Held {
+    async fn start(files: Arc<Folder>, nodes: bool) -> anyhow::Result<Self> {
+        if nodes {
+            Ok(Self::Site(Site::start_in(files).await?))
+        } else {
+            let cluster = Cluster::start_in(files, ClusterOptions::default()).await?;
+            Ok(Self::Cluster(cluster))
+        }
+    }
+
+    /// Ends it. Its logs stay until somebody discards the folder.
+    async fn end(self) -> anyhow::Result<()> {
+        match self {
+            Self::Cluster(cluster) => {
+                drop(cluster);
+                Ok(())
+            }
+            Self::Site(site) => site.end().await,
+        }
     }
 }
 
