@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
-use ensign_testbed::cluster::{Cluster, ClusterOptions, Mark};
+use ensign_testbed::cluster::{Cluster, ClusterOptions};
 use ensign_testbed::folder::Folder;
 use ensign_testbed::node::{Images, Network, Node, Relay};
 use ensign_testbed::process::{Program, Spec, own_binary};
@@ -28,8 +28,6 @@ pub(crate) struct Alone {
     pub(crate) cluster: Cluster,
     pub(crate) node: Node,
     pub(crate) ra: Program,
-    /// When nothing of ours was there yet, in the audit log.
-    pub(crate) begin: Mark,
     _relay: Relay,
     _network: Network,
     folder: Folder,
@@ -44,7 +42,6 @@ impl Alone {
             ..ClusterOptions::default()
         })
         .await?;
-        let begin = cluster.audit().mark().await?;
         let folder = Folder::new()?;
         let images = Images::make(&folder.join("images")).await?;
         let network = Network::start(&cluster).await?;
@@ -76,7 +73,6 @@ impl Alone {
             cluster,
             node,
             ra,
-            begin,
             _relay: relay,
             _network: network,
             folder,

@@ -231,7 +231,7 @@ mod tests {
             assert!(all.is_err(), "{all:?}");
         }
         let two = pod(&json!({ "containers": [{ "name": "a" }, { "name": "b" }] }));
-        assert!(super::container(&two).is_err());
+        assert!(container(&two).is_err());
     }
 
     #[test]
