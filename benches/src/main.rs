@@ -60,11 +60,7 @@ enum Figure {
 #[derive(Clone, Debug, Subcommand)]
 enum Role {
     /// Measures the RA on a real Kubernetes (needs `make kubernetes`)
-    Kubernetes {
-        /// Only these parts; docs/performance.md is left alone
-        #[arg(long, value_enum)]
-        only: Vec<kubernetes::Part>,
-    },
+    Kubernetes(kubernetes::Wishes),
     #[command(hide = true)]
     ClientRequests,
     #[command(hide = true)]
@@ -79,7 +75,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let done = match &args.role {
         None => measure(figures(&args)),
-        Some(Role::Kubernetes { only }) => measure(on_kubernetes(&args, only)),
+        Some(Role::Kubernetes(wishes)) => measure(on_kubernetes(&args, wishes)),
         Some(Role::ClientRequests) => client(issue::client::run()),
         Some(Role::ClientOpens) => client(first_secret::client::run()),
         Some(Role::ClientEnvoys) => client(envoys::client::run()),
@@ -135,7 +131,7 @@ async fn figures(args: &Args) -> anyhow::Result<()> {
     write(whole, "make bench", &machine, sections)
 }
 
-async fn on_kubernetes(args: &Args, only: &[kubernetes::Part]) -> anyhow::Result<()> {
+async fn on_kubernetes(args: &Args, wishes: &kubernetes::Wishes) -> anyhow::Result<()> {
     let scale = if args.quick { scale::QUICK } else { scale::FULL };
     let machine = Machine::look()?;
     let mut sections = Vec::new();
@@ -143,8 +139,8 @@ async fn on_kubernetes(args: &Args, only: &[kubernetes::Part]) -> anyhow::Result
         say(&table.markdown());
         sections.push(table.markdown());
     };
-    kubernetes::run(&scale, only, tell).await?;
-    let whole = !args.quick && only.is_empty();
+    kubernetes::run(&scale, wishes, tell).await?;
+    let whole = !args.quick && wishes.are_whole();
     write(whole, "make bench-kubernetes", &machine, sections)
 }
 

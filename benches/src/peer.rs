@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 /// The side that asks. Dropped, the process is killed.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    _child: Child,
+    child: Child,
     questions: ChildStdin,
     answers: Lines<BufReader<ChildStdout>>,
 }
@@ -39,10 +39,15 @@ impl Peer {
         let questions = child.stdin.take().context("no pipe")?;
         let answers = BufReader::new(child.stdout.take().context("no pipe")?).lines();
         Ok(Self {
-            _child: child,
+            child,
             questions,
             answers,
         })
+    }
+
+    /// Its process id, while it runs.
+    pub(crate) fn pid(&self) -> anyhow::Result<u32> {
+        self.child.id().context("the client process has ended")
     }
 
     /// Asks, and waits for the answer.

@@ -21,8 +21,8 @@ pub(crate) struct Scale {
     pub(crate) rounds_on_kubernetes: usize,
     /// About how long such a round lasts, at one, a few and many requests in flight.
     pub(crate) slices: [Duration; 3],
-    /// Requests in it, at least.
-    pub(crate) least: [usize; 3],
+    /// Requests in it, at least and at most.
+    pub(crate) sizes: [(usize, usize); 3],
     /// Pods in the informer.
     pub(crate) pods: usize,
 }
@@ -37,7 +37,7 @@ pub(crate) const FULL: Scale = Scale {
     settle: Duration::from_secs(3),
     rounds_on_kubernetes: 3,
     slices: [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)],
-    least: [10, 60, 400],
+    sizes: [(5, 500), (40, 2_000), (200, 4_000)],
     pods: 10_000,
 };
 
@@ -51,6 +51,6 @@ pub(crate) const QUICK: Scale = Scale {
     settle: Duration::from_millis(100),
     rounds_on_kubernetes: 1,
     slices: [Duration::from_millis(100); 3],
-    least: [2, 20, 200],
+    sizes: [(2, 2), (20, 20), (200, 200)],
     pods: 100,
 };

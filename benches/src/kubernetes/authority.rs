@@ -99,6 +99,11 @@ impl Authority {
         self.program.pid()
     }
 
+    /// The process of its client.
+    pub(super) fn client_pid(&self) -> anyhow::Result<u32> {
+        self.client.pid()
+    }
+
     /// The value of one series of its metrics.
     pub(super) async fn metric(&self, series: &str) -> anyhow::Result<Option<u64>> {
         let metrics = http::get(self.address("metrics")?, "/metrics").await?;

@@ -65,7 +65,7 @@ pub(super) async fn run(bed: &Bed, scale: &Scale) -> anyhow::Result<Found> {
             let used = proc::cpu_time(std::process::id())?.saturating_sub(used);
             limits.push(rate);
             limits_micros.push(used.as_secs_f64() * 1e6 / (rate * slice.as_secs_f64()));
-            let size = whole(warm.rate() * slice.as_secs_f64()).max(in_flight);
+            let size = whole(warm.rate() * slice.as_secs_f64()).clamp(in_flight, MOST);
             let requests = tokio::task::block_in_place(|| bed.mint.requests(size, bed::LOCAL))?;
             level.through(bed, &mut ra, &Way::Review, in_flight, requests).await?;
         }
@@ -85,5 +85,7 @@ pub(super) async fn run(bed: &Bed, scale: &Scale) -> anyhow::Result<Found> {
 
 /// How many requests the limit goes round with, and the RA is warmed up with.
 const SAMPLE: usize = 500;
+/// Requests of a round, at most: making them takes time, too.
+const MOST: usize = 4_000;
 /// What the RA says of the pods that it knows.
 const PODS: &str = "ensign_ra_authn_pods{cluster=\"Kubernetes\"}";

@@ -4,6 +4,7 @@
 //! the RA's own signer beside bare TokenReviews, and with informers beside bare arithmetic ([`informer`]); its memory with
 //! ten thousand pods. Requests are made beforehand ([`tokens`]), each with a token of its own.
 
+mod apart;
 mod authority;
 mod bed;
 mod crowd;
@@ -13,8 +14,9 @@ mod rounds;
 mod tables;
 mod tokens;
 
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 
+use self::apart::Halves;
 use self::authority::Authority;
 use self::bed::Bed;
 use self::direct::Way;
@@ -33,22 +35,48 @@ pub(crate) enum Part {
     Informer,
 }
 
-/// Measures these parts, or all if none is named; each table is told as soon as it is there.
-pub(crate) async fn run(scale: &Scale, only: &[Part], mut tell: impl FnMut(Table)) -> anyhow::Result<()> {
-    let wanted = |part| only.is_empty() || only.contains(&part);
+/// What to measure, and how.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Wishes {
+    /// Only these parts; docs/performance.md is left alone
+    #[arg(long, value_enum)]
+    only: Vec<Part>,
+    /// Control plane, RA and clients all on the same processors; docs/performance.md is left alone
+    #[arg(long)]
+    shared: bool,
+}
+
+// === impl Wishes ===
+
+impl Wishes {
+    /// All of it, as the document wants it.
+    pub(crate) fn are_whole(&self) -> bool {
+        self.only.is_empty() && !self.shared
+    }
+}
+
+/// Measures; each table is told as soon as it is there.
+pub(crate) async fn run(scale: &Scale, wishes: &Wishes, mut tell: impl FnMut(Table)) -> anyhow::Result<()> {
+    let wanted = |part| wishes.only.is_empty() || wishes.only.contains(&part);
+    let halves = if wishes.shared {
+        None
+    } else {
+        Halves::of_this_machine()?
+    };
     let bed = Bed::start().await?;
     if wanted(Part::Signers) || wanted(Part::Reviews) {
-        let mut lanes = Lanes::open(&bed, Authority::start(&bed, "token-review").await?).await?;
+        let ra = Authority::start(&bed, "token-review").await?;
+        let mut lanes = Lanes::open(&bed, ra, halves.as_ref()).await?;
         if wanted(Part::Signers) {
             let mut rows = Vec::new();
             for signer in &bed.signers {
                 rows.push((signer, lanes.run(scale, &signer.way, signer.name).await?));
             }
-            tell(tables::signers(scale, &rows));
+            tell(tables::signers(scale, halves.is_some(), &rows));
         }
         if wanted(Part::Reviews) {
             let levels = lanes.run(scale, &Way::Review, bed::LOCAL).await?;
-            tell(tables::reviews(scale, &levels));
+            tell(tables::reviews(scale, halves.is_some(), &levels));
         }
         lanes.ra.finish().await?;
     }

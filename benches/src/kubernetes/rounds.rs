@@ -10,6 +10,7 @@ use kube::Api;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use tokio::time::timeout;
 
+use super::apart::Halves;
 use super::authority::Authority;
 use super::bed::{self, Bed};
 use super::direct::{Question, Way};
@@ -31,6 +32,8 @@ pub(super) struct Side {
     pub(super) api_requests: usize,
     /// Processor time of the RA.
     pub(super) cpu: Duration,
+    /// Processor time of the control plane, cert-manager included.
+    pub(super) control_plane: Duration,
 }
 
 /// Both sides.
@@ -57,9 +60,14 @@ pub(super) struct Lanes<'a> {
 // === impl Side ===
 
 impl Side {
-    /// Processor time of one certificate, in µs.
+    /// Processor time of the RA for one certificate, in µs.
     pub(super) fn cpu_micros(&self) -> f64 {
         self.cpu.as_secs_f64() * 1e6 / float_len(self.micros.len().max(1))
+    }
+
+    /// Processor time of the control plane for one certificate, in ms.
+    pub(super) fn control_plane_millis(&self) -> f64 {
+        self.control_plane.as_secs_f64() * 1e3 / float_len(self.micros.len().max(1))
     }
 
     /// Requests to the API server for one certificate.
@@ -78,10 +86,11 @@ impl Side {
     ) -> anyhow::Result<()> {
         let pid = ra.pid()?;
         let mark = bed.cluster.audit().mark().await?;
-        let cpu = proc::cpu_time(pid)?;
+        let (cpu, before) = (proc::cpu_time(pid)?, control_plane(bed)?);
         self.add(ra.serve(in_flight, requests).await?);
         settled(bed, way).await?;
         self.cpu += proc::cpu_time(pid)?.saturating_sub(cpu);
+        self.control_plane += control_plane(bed)?.saturating_sub(before);
         self.api_requests += asked_by(bed, bed::OWN, mark).await?;
         Ok(())
     }
@@ -105,14 +114,22 @@ impl Level {
 // === impl Lanes ===
 
 impl<'a> Lanes<'a> {
-    /// Connects the direct client to the cluster.
-    pub(super) async fn open(bed: &'a Bed, ra: Authority) -> anyhow::Result<Self> {
+    /// Connects the direct client to the cluster, and gives each side its processors.
+    pub(super) async fn open(bed: &'a Bed, ra: Authority, halves: Option<&Halves>) -> anyhow::Result<Self> {
         let mut direct = Peer::start("client-direct")?;
         let connect = Question::Connect {
             kubeconfig: bed.direct_kubeconfig.clone(),
             namespace: bed::DIRECT_ISTIO.to_owned(),
         };
         let _: Option<Outcome> = direct.ask(&connect).await?;
+        if let Some(halves) = halves {
+            for pid in bed.cluster.pids() {
+                halves.control_plane(pid)?;
+            }
+            for pid in [direct.pid()?, ra.pid()?, ra.client_pid()?] {
+                halves.ours(pid)?;
+            }
+        }
         Ok(Self { bed, direct, ra })
     }
 
@@ -158,15 +175,17 @@ impl<'a> Lanes<'a> {
         settled(self.bed, way).await?;
         let rates = [alone, together, together];
         let mut sizes = [0; IN_FLIGHT.len()];
-        for (((size, rate), slice), least) in sizes.iter_mut().zip(rates).zip(scale.slices).zip(scale.least) {
-            *size = whole(rate * slice.as_secs_f64()).max(least);
+        for (((size, rate), slice), bounds) in sizes.iter_mut().zip(rates).zip(scale.slices).zip(scale.sizes) {
+            *size = whole(rate * slice.as_secs_f64()).clamp(bounds.0, bounds.1);
         }
         Ok(sizes)
     }
 
     async fn direct_round(&mut self, way: &Way, level: &mut Level, requests: Vec<Request>) -> anyhow::Result<()> {
         let mark = self.bed.cluster.audit().mark().await?;
+        let before = control_plane(self.bed)?;
         level.direct.add(self.direct(way, level.in_flight, requests).await?);
+        level.direct.control_plane += control_plane(self.bed)?.saturating_sub(before);
         level.direct.api_requests += asked_by(self.bed, bed::DIRECT_OWN, mark).await?;
         Ok(())
     }
@@ -204,6 +223,11 @@ async fn settled(bed: &Bed, way: &Way) -> anyhow::Result<()> {
         Ok(())
     })
     .await
+}
+
+/// Processor time that the control plane has used so far.
+fn control_plane(bed: &Bed) -> anyhow::Result<Duration> {
+    bed.cluster.pids().into_iter().map(proc::cpu_time).sum()
 }
 
 /// How many requests an installation made since then, without what it costs at rest.

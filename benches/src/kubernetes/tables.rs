@@ -10,15 +10,17 @@ use crate::scale::Scale;
 use crate::stats::{Spread, float, median};
 
 /// Signers behind the API server.
-pub(super) fn signers(scale: &Scale, rows: &[(&Signer, Vec<Level>)]) -> Table {
+pub(super) fn signers(scale: &Scale, apart: bool, rows: &[(&Signer, Vec<Level>)]) -> Table {
     let text = format!(
         "Signers behind the API server: cert-manager's CA issuer, and a controller of the test bed that answers at once. \
          Direct: a client without the RA, connected as the RA is, makes for each certificate a TokenReview, the object, its \
          approval (CSR API only) and its deletion, and hears of the certificate by one shared watch. RA: the same certificates \
          asked of the RA's own process over TLS 1.3, with the rights of `deploy/rbac.yaml`, each logged and checked. {} rounds \
          of each in turns; rates are medians of rounds, the ratio is the median of pairs, percentiles are of all. API requests: \
-         by the audit log, deletions included.",
-        scale.rounds_on_kubernetes
+         by the audit log, deletions included. CPU of the control plane: of etcd, API server, controller manager, cert-manager and its \
+         webhook; the instant signer is not in it. {}",
+        scale.rounds_on_kubernetes,
+        processors(apart)
     );
     let head = &[
         "API",
@@ -33,6 +35,8 @@ pub(super) fn signers(scale: &Scale, rows: &[(&Signer, Vec<Level>)]) -> Table {
         "p99 RA",
         "API requests, direct",
         "API requests, RA",
+        "control plane, CPU ms each, direct",
+        "with RA",
         "RA, CPU ms each",
         "goal",
     ];
@@ -56,11 +60,12 @@ pub(super) fn signers(scale: &Scale, rows: &[(&Signer, Vec<Level>)]) -> Table {
 }
 
 /// The RA's own signer, beside bare TokenReviews.
-pub(super) fn reviews(scale: &Scale, levels: &[Level]) -> Table {
+pub(super) fn reviews(scale: &Scale, apart: bool, levels: &[Level]) -> Table {
     let text = format!(
         "The RA's own signer, with tokens judged by TokenReview. Direct: bare TokenReviews of as many other tokens, by the same \
-         client. {} rounds of each in turns.",
-        scale.rounds_on_kubernetes
+         client. {} rounds of each in turns. {}",
+        scale.rounds_on_kubernetes,
+        processors(apart)
     );
     let head = &[
         "in flight",
@@ -73,6 +78,8 @@ pub(super) fn reviews(scale: &Scale, levels: &[Level]) -> Table {
         "p99 RA",
         "API requests, direct",
         "API requests, RA",
+        "control plane, CPU ms each, direct",
+        "with RA",
         "RA, CPU ms each",
         "goal",
     ];
@@ -85,6 +92,14 @@ pub(super) fn reviews(scale: &Scale, levels: &[Level]) -> Table {
         table.row(cells(level).into_iter().chain([goal]));
     }
     table
+}
+
+fn processors(apart: bool) -> &'static str {
+    if apart {
+        "The control plane has one half of the processors, RA and clients the other."
+    } else {
+        "Control plane, RA and clients share all processors."
+    }
 }
 
 /// What both tables say of a level.
@@ -101,6 +116,8 @@ fn cells(level: &Level) -> Vec<String> {
         millis(ra.p99),
         format!("{:.2}", level.direct.api_requests()),
         format!("{:.2}", level.ra.api_requests()),
+        format!("{:.2}", level.direct.control_plane_millis()),
+        format!("{:.2}", level.ra.control_plane_millis()),
         format!("{:.2}", level.ra.cpu_micros() / 1e3),
     ]
 }

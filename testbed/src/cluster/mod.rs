@@ -195,6 +195,12 @@ impl Cluster {
         }
     }
 
+    /// The process ids of all components that run.
+    pub fn pids(&self) -> Vec<u32> {
+        let programs = self.programs.lock();
+        programs.values().filter_map(|program| program.pid().ok()).collect()
+    }
+
     /// What a component printed.
     pub fn log(&self, component: Component) -> anyhow::Result<Log> {
         let programs = self.programs.lock();

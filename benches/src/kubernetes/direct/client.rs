@@ -15,7 +15,6 @@ use k8s_openapi::api::certificates::v1::{
 };
 use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ObjectMeta, PostParams, Preconditions};
 use kube::{Api, Client, Resource, ResourceExt as _};
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -211,11 +210,8 @@ impl Direct {
 }
 
 /// Begins to delete an object, and no other of its name.
-fn remove<K>(api: &Api<K>, object: &K, removals: &mut Removals)
-where
-    K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
-{
-    let (api, name) = (api.clone(), object.name_any());
+fn remove<K: Resource + Clone>(api: &Api<K>, object: &K, removals: &mut Removals) {
+    let name = object.name_any();
     let params = DeleteParams {
         preconditions: Some(Preconditions {
             uid: object.uid(),
@@ -223,8 +219,10 @@ where
         }),
         ..DeleteParams::default()
     };
+    // Not through `Api`, which reads the answer twice.
+    let (client, request) = (api.clone().into_client(), kube::core::Request::new(api.resource_url()));
     removals.spawn(async move {
-        let deleted = api.delete(&name, &params).await;
+        let deleted = client.request_text(request.delete(&name, &params)?).await;
         deleted.with_context(|| format!("cannot delete {name}")).map(drop)
     });
 }

@@ -8,12 +8,15 @@ use kube::api::ObjectMeta;
 use kube::core::NamespaceResourceScope;
 use serde::{Deserialize, Serialize};
 
+use crate::signer::object::metadata;
+
 /// A request to one of cert-manager's issuers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct CertificateRequest {
     api_version: String,
     kind: String,
+    #[serde(deserialize_with = "metadata::lean")]
     pub(crate) metadata: ObjectMeta,
     pub(crate) spec: Spec,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -8,6 +8,7 @@
 //! Sources: Kubernetes API reference, certificates.k8s.io/v1; istiod's RA (`ISTIOD_RA_KUBERNETES_API`); cert-manager's
 //! documentation of its CertificateSigningRequest support.
 
+mod resource;
 mod signer_name;
 
 #[cfg(test)]
@@ -16,13 +17,12 @@ mod tests;
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::ByteString;
-use k8s_openapi::api::certificates::v1::{
-    CertificateSigningRequest, CertificateSigningRequestCondition, CertificateSigningRequestSpec,
-};
+use k8s_openapi::api::certificates::v1::{CertificateSigningRequestCondition, CertificateSigningRequestSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ObjectMeta;
 
+pub(crate) use self::resource::CertificateSigningRequest;
 use super::SignerName;
 use super::object::ask::{Ask, Purpose};
 use super::object::issuers::Issuer;
@@ -74,22 +74,20 @@ impl Dialect for CsrDialect {
     }
 
     fn draft(&self, (): &(), ask: &Ask, marks: Marks) -> CertificateSigningRequest {
-        CertificateSigningRequest {
-            metadata: ObjectMeta {
-                name: Some(marks.name),
-                labels: Some(marks.labels),
-                annotations: Some(marks.annotations),
-                ..ObjectMeta::default()
-            },
-            spec: CertificateSigningRequestSpec {
-                request: ByteString(ask.pem.as_bytes().to_vec()),
-                signer_name: self.signer_name.clone(),
-                usages: Some(usages(ask.purpose).iter().map(|&usage| usage.to_owned()).collect()),
-                expiration_seconds: Some(expiration_seconds(ask.ttl)),
-                ..CertificateSigningRequestSpec::default()
-            },
-            status: None,
-        }
+        let metadata = ObjectMeta {
+            name: Some(marks.name),
+            labels: Some(marks.labels),
+            annotations: Some(marks.annotations),
+            ..ObjectMeta::default()
+        };
+        let spec = CertificateSigningRequestSpec {
+            request: ByteString(ask.pem.as_bytes().to_vec()),
+            signer_name: self.signer_name.clone(),
+            usages: Some(usages(ask.purpose).iter().map(|&usage| usage.to_owned()).collect()),
+            expiration_seconds: Some(expiration_seconds(ask.ttl)),
+            ..CertificateSigningRequestSpec::default()
+        };
+        CertificateSigningRequest::new(metadata, spec)
     }
 
     fn difference(&self, draft: &CertificateSigningRequest, found: &CertificateSigningRequest) -> Option<&'static str> {

@@ -8,7 +8,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use ensign_pki::SharedClock;
-use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use kube::Api;
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
@@ -21,6 +20,7 @@ use super::requests::Requests;
 use crate::kubernetes::Cluster;
 use crate::policy::ConfigMapRef;
 use crate::signer::cert_manager::{CertificateRequest, RuntimeIssuer};
+use crate::signer::kubernetes_csr::CertificateSigningRequest;
 
 /// What the shared parts are made of.
 #[derive(Debug, Clone)]

@@ -2,10 +2,10 @@
 
 use std::fmt::Debug;
 
-use kube::{Resource, ResourceExt as _};
+use kube::Resource;
 use serde::{Serialize, de::DeserializeOwned};
 
-/// A kind of object that asks for a certificate.
+/// A kind of object that asks for a certificate. It is read with lean metadata ([`super::metadata`]).
 pub(crate) trait RequestKind:
     Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static
 {
@@ -73,12 +73,6 @@ pub(crate) fn is_later(version: &str, than: &str) -> bool {
         (Ok(version), Ok(than)) => version > than,
         _ => version != than,
     }
-}
-
-/// Keeps of an object what we need: the record of who set which field is the largest part of it.
-pub(crate) fn slim<K: RequestKind>(mut object: K) -> K {
-    object.managed_fields_mut().clear();
-    object
 }
 
 impl std::fmt::Display for Said<'_> {

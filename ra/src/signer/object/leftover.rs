@@ -49,32 +49,31 @@ mod tests {
     use std::collections::BTreeMap;
     use std::time::Duration;
 
-    use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
+    use k8s_openapi::api::certificates::v1::CertificateSigningRequestSpec;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use k8s_openapi::jiff::Timestamp;
     use kube::api::ObjectMeta;
     use test_case::test_case;
 
     use super::*;
+    use crate::signer::kubernetes_csr::CertificateSigningRequest;
 
     const OURS: &str = "system:serviceaccount:istio-system:ensign-ra";
 
     fn object(username: &str, expires_at: Option<&str>, made: Option<&str>) -> CertificateSigningRequest {
         let end = |end: &str| BTreeMap::from([(marks::EXPIRES_AT.to_owned(), end.to_owned())]);
-        CertificateSigningRequest {
-            metadata: ObjectMeta {
-                name: Some("x".to_owned()),
-                uid: Some("u".to_owned()),
-                annotations: expires_at.map(end),
-                creation_timestamp: made.map(|made| Time(made.parse().unwrap())),
-                ..ObjectMeta::default()
-            },
-            spec: CertificateSigningRequestSpec {
-                username: Some(username.to_owned()),
-                ..CertificateSigningRequestSpec::default()
-            },
-            status: None,
-        }
+        let metadata = ObjectMeta {
+            name: Some("x".to_owned()),
+            uid: Some("u".to_owned()),
+            annotations: expires_at.map(end),
+            creation_timestamp: made.map(|made| Time(made.parse().unwrap())),
+            ..ObjectMeta::default()
+        };
+        let spec = CertificateSigningRequestSpec {
+            username: Some(username.to_owned()),
+            ..CertificateSigningRequestSpec::default()
+        };
+        CertificateSigningRequest::new(metadata, spec)
     }
 
     #[test_case(OURS, Some("2026-01-01T11:59:59Z"), None, true; "past its end")]

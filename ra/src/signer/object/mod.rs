@@ -16,6 +16,7 @@ pub(crate) mod issuers;
 pub(crate) mod kind;
 mod leftover;
 pub(crate) mod marks;
+pub(crate) mod metadata;
 mod metrics;
 mod name;
 mod pushback;

@@ -45,7 +45,7 @@ pub(crate) struct Requests<K> {
 impl<K: RequestKind> Requests<K> {
     /// Begins to follow the objects of an installation in `api`.
     pub(crate) fn follow(api: Api<K>, namespace: &str, parts: &BackendsParts, pushback: Pushback) -> Arc<Self> {
-        let store = Arc::new(Store::keeping(kind::slim));
+        let store = Arc::new(Store::whole());
         let config = watcher::Config::default().labels(&marks::selector(&parts.installation));
         let mut tasks = JoinSet::new();
         let (watched, watch) = follow(
@@ -97,8 +97,7 @@ impl<K: RequestKind> Requests<K> {
     /// Makes an object.
     pub(crate) async fn create(&self, draft: &K) -> Result<K, ApiError> {
         let made = self.api.create(&PostParams::default(), draft).await;
-        let made = made.map_err(|error| self.judge(error))?;
-        Ok(kind::slim(made))
+        made.map_err(|error| self.judge(error))
     }
 
     /// Writes the approval of an object whose state the caller has seen.
@@ -108,8 +107,7 @@ impl<K: RequestKind> Requests<K> {
             .api
             .replace_subresource("approval", &name, &PostParams::default(), approved)
             .await;
-        let written = written.map_err(|error| self.judge(error))?;
-        Ok(kind::slim(written))
+        written.map_err(|error| self.judge(error))
     }
 
     /// Deletes an object, and no other of its name.
@@ -121,9 +119,15 @@ impl<K: RequestKind> Requests<K> {
             }),
             ..DeleteParams::default()
         };
-        let deleted = self.api.delete(name, &params).await;
-        deleted.map_err(|error| self.judge(error))?;
-        Ok(())
+        let deleted = self.deleted(name, &params).await;
+        deleted.map_err(|error| self.judge(error))
+    }
+
+    /// Not through `Api`, which reads the answer twice: what the object was like at its end is of no interest.
+    async fn deleted(&self, name: &str, params: &DeleteParams) -> Result<(), kube::Error> {
+        let request = kube::core::Request::new(self.api.resource_url());
+        let request = request.delete(name, params).map_err(kube::Error::BuildRequest)?;
+        self.api.clone().into_client().request_text(request).await.map(drop)
     }
 
     /// Deletes an object in the background; the drain waits for it.
