@@ -1,9 +1,9 @@
 //! The bootstrap of an Envoy, with the TLS parts as Istio writes them: static `sds-grpc` cluster on the workload's
 //! socket, `default` and a combined validation context with `ROOTCA`, `initial_fetch_timeout: 0s`.
 //!
-//! Ours are only the parts that make tests exact: port 0 everywhere (in a pod, which has a network of its own, fixed ports), one request per upstream connection and no session
-//! resumption, so that every request is a full handshake with the certificates of that moment, and response headers that tell which
-//! certificates those were.
+//! Ours are only the parts that make tests exact: port 0 everywhere (in a pod, which has a network of its own, fixed ports), one
+//! request per upstream connection and no session resumption, so that every request is a full handshake with the certificates
+//! of that moment, and response headers that tell which certificates those were.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -18,9 +18,6 @@ pub(crate) const PEER_SERIAL: &str = "x-peer-serial";
 pub const PEER_URI: &str = "x-peer-uri";
 /// Header set by the client: the server's certificate, percent-encoded PEM.
 pub(crate) const SERVER_CERTIFICATE: &str = "x-server-certificate";
-
-/// Header set by the client: why the connection to the server failed; `-` if it did not.
-pub const FAILURE: &str = "x-upstream-failure";
 
 /// What one Envoy is.
 #[derive(Debug, Clone)]
@@ -287,10 +284,7 @@ fn outbound_listener(upstream: &Upstream, address: &Value) -> Value {
                 "name": "forward",
                 "domains": ["*"],
                 "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": upstream.name } }],
-                "response_headers_to_add": [
-                    header(SERVER_CERTIFICATE, "%UPSTREAM_PEER_CERT%"),
-                    header(FAILURE, "%UPSTREAM_TRANSPORT_FAILURE_REASON%"),
-                ],
+                "response_headers_to_add": [header(SERVER_CERTIFICATE, "%UPSTREAM_PEER_CERT%")],
             }))],
         }],
     })

@@ -10,7 +10,7 @@ mod bootstrap;
 pub(crate) use self::bootstrap::{PEER_SERIAL, SERVER_CERTIFICATE};
 pub use self::{
     admin::{Admin, Certificates, Stats},
-    bootstrap::{Address, Api, EnvoySpec, FAILURE, Home, PEER_URI, Upstream},
+    bootstrap::{Address, Api, EnvoySpec, Home, PEER_URI, Upstream},
 };
 
 use std::{

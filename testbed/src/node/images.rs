@@ -1,7 +1,7 @@
 //! The images that a node knows, since no registry can be asked: ours, and what pods of tests run.
 //!
-//! Ours are those of `make image` if `ENSIGN_IMAGES` says where they are (`make test` does); else they are made from the
-//! programs that cargo has just built.
+//! Ours are those of `make image` if `ENSIGN_IMAGES` says where they are (`make test-image` does); else they are made in the same
+//! way from the programs that cargo has just built.
 
 use std::{
     env,
