@@ -375,18 +375,20 @@ async fn agent(folder: &Folder, ra: SocketAddr) -> Result<(Program, SocketAddr)>
     for inner in ["pods", "plugins/csi.ensign.mesh", "plugins_registry"] {
         std::fs::create_dir_all(folder.join("kubelet").join(inner))?;
     }
+    // Fenced in, it makes nothing new beside kubelet's folders.
+    std::fs::create_dir_all(folder.join("own/state"))?;
     let path = |name: &str| text(&folder.join(name));
     let args = [
         "--source=csi".to_owned(),
         format!("--node-name={NODE}"),
         format!("--kubelet-dir={}", path("kubelet")),
-        format!("--state-dir={}", path("state")),
+        format!("--state-dir={}", path("own/state")),
         format!("--ca-addr=localhost:{}", ra.port()),
         format!("--istiod-san={SERVER}"),
         format!("--ca-root-ca={}", path("root.pem")),
         "--admin-addr=127.0.0.1:0".to_owned(),
         "--status-addr=127.0.0.1:0".to_owned(),
-        format!("--addresses-file={}", path("agent.addresses")),
+        format!("--addresses-file={}", path("own/addresses")),
     ];
     let spec = Spec {
         name: "agent".to_owned(),
@@ -395,7 +397,7 @@ async fn agent(folder: &Folder, ra: SocketAddr) -> Result<(Program, SocketAddr)>
         env: BTreeMap::new(),
     };
     let mut program = Program::start(spec, folder.path())?;
-    let addresses = program.addresses(&folder.join("agent.addresses")).await?;
+    let addresses = program.addresses(&folder.join("own/addresses")).await?;
     let status = *addresses.get("status").context("no address of the status")?;
     // What kubelet does first of all; without it the agent is not ready, and says so.
     let driver = channel(folder.join("kubelet/plugins_registry/csi.ensign.mesh-reg.sock")).await?;
