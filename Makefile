@@ -55,7 +55,8 @@ build: ## Build every program
 
 # The folders that the compiler would write into the programs are named the same on every machine; a target folder of its own,
 # because other flags build everything anew.
-REMAP = --remap-path-prefix=$(CURDIR)=/ensign --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=/cargo
+REMAP = --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=/cargo --remap-path-prefix=$(CURDIR)=/ensign \
+	--remap-path-prefix=$(abspath $(TARGET))=/target
 image: ## Build the images of agent and RA (OCI archives in target/images, with their bills of materials; no daemon needed)
 	RUSTFLAGS="$(REMAP)" $(CARGO) build $(LOCKED) --release --bins -p ensign-agent -p ensign-ra --target-dir $(TARGET)/image
 	$(CARGO) build $(LOCKED) --workspace --bins $(ONE_GRAPH)

@@ -90,10 +90,12 @@ impl Report {
     /// The worst of all: `Wrong` before `Unknown`, then `Ok`; a note alone changes nothing.
     pub fn verdict(&self) -> Verdict {
         let any = |verdict| self.findings.iter().any(|finding| finding.verdict == verdict);
-        match () {
-            () if any(Verdict::Wrong) => Verdict::Wrong,
-            () if any(Verdict::Unknown) => Verdict::Unknown,
-            () => Verdict::Ok,
+        if any(Verdict::Wrong) {
+            Verdict::Wrong
+        } else if any(Verdict::Unknown) {
+            Verdict::Unknown
+        } else {
+            Verdict::Ok
         }
     }
 

@@ -23,8 +23,11 @@ pub struct Login {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// No such file, or it is not a kubeconfig, or names no such context.
-    #[error("no usable kubeconfig; name one with --kubeconfig or KUBECONFIG, and one of its contexts with --context")]
-    Kubeconfig(#[source] KubeconfigError),
+    // The library's text holds its causes already.
+    #[error(
+        "no usable kubeconfig: {0}; name one with --kubeconfig or KUBECONFIG, and one of its contexts with --context"
+    )]
+    Kubeconfig(KubeconfigError),
     /// Its certificates or its login cannot be used.
     #[error("the kubeconfig's cluster or user cannot be used; check that `kubectl get --raw /version` works with it")]
     Client(#[source] kube::Error),
@@ -159,4 +162,4 @@ pub(crate) async fn bounded<T>(request: impl Future<Output = kube::Result<T>>) -
 
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// A person waits; a kubeconfig's login program may ask for a password first.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);

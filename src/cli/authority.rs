@@ -101,4 +101,4 @@ impl fmt::Debug for Given {
 /// Nobody uses it; policies have a floor at about this.
 const TTL: Duration = Duration::from_hours(1);
 /// As long as an agent waits.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);

@@ -54,7 +54,10 @@ pub fn run(command: Command) -> ExitCode {
                     agent_namespace,
                     ra_namespace,
                 };
-                Ok(report(&cluster(&access, &question, account, &signers).await, json))
+                Ok(report(
+                    &Box::pin(cluster(&access, &question, account, &signers)).await,
+                    json,
+                ))
             }
         }
     };
@@ -112,7 +115,7 @@ async fn cluster(
     account: Option<Account>,
     named: &[String],
 ) -> Report {
-    let facts = preflight::look(access, question).await;
+    let facts = Box::pin(preflight::look(access, question)).await;
     let asked = match account {
         None => None,
         Some(account) => {
@@ -127,7 +130,7 @@ async fn cluster(
 fn local(config: &Config) -> Report {
     let mut findings = crate::preflight::check(config);
     if let source::Config::Csi(csi) = &config.source
-        && !matches!(Fence::raise(csi), Ok(Fence::Whole))
+        && matches!(Fence::raise(csi), Ok(Fence::Partial | Fence::None))
     {
         let cause = "kernel or seccomp profile have no Landlock, or an old one: the agent could read the files of pods";
         let fix = "Linux 5.13 or newer with `landlock` in its lsm= list, and a seccomp profile that allows it (RuntimeDefault does)";

@@ -83,7 +83,7 @@ fn state(folder: &Path) -> Option<Finding> {
         );
         return Some(Finding::wrong("state_dir", cause, fix));
     }
-    let kept = fs::statfs(looked).is_ok_and(|system| i64::try_from(system.f_type) != Ok(TMPFS));
+    let kept = fs::statfs(looked).is_ok_and(|system| system.f_type != TMPFS);
     kept.then(|| {
         let cause = format!(
             "the state folder {} is on no tmpfs, so it outlives a reboot of the node, after which it is of little use",

@@ -221,7 +221,7 @@ impl SocketHandle {
         let socket = Arc::clone(&self.listing.socket);
         let turn = self.turn();
         sleep(turn).await;
-        let limit = socket.config.drain_timeout - turn;
+        let limit = socket.config.drain_timeout.saturating_sub(turn);
         // Removes the file: nobody new comes.
         drop(self);
         socket.draining.cancel();

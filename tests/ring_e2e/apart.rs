@@ -5,6 +5,7 @@
 
 use anyhow::{Context, ensure};
 use ensign_testbed::cluster::Mark;
+use ensign_testbed::envoy::EnvoySpec;
 use ensign_testbed::envoy::{Admin, PEER_URI};
 use ensign_testbed::http::{Answer, get};
 use ensign_testbed::wait::{PATIENCE, until};
@@ -26,7 +27,7 @@ async fn pods_of_one_signer_talk_between_nodes_and_pods_of_two_do_not() -> anyho
         .attributes(json!({ "signer": "foo" }));
     let ratings = Workload::new(&bar, "ratings").on("node1");
     let sleep = Workload::new(&foo, "sleep").on("node1");
-    let httpbin = mesh.proxy(httpbin, |envoy| envoy.serving()).await?;
+    let httpbin = mesh.proxy(httpbin, EnvoySpec::serving).await?;
     let ratings = mesh
         .proxy(ratings, |envoy| {
             let envoy = envoy.serving();

@@ -74,23 +74,14 @@ async fn who_asks_for_the_signer_of_others_learns_nothing_and_the_log_says_all()
     bed.finish().await
 }
 
-#[tokio::test]
-async fn a_csr_with_anything_but_the_callers_own_identity_is_refused() -> Result {
-    let bed = Cluster::shared().await?;
-    let foo = bed.namespace("foo").await?;
-    bed.service_account(&foo, "sleep").await?;
-    let pod = bed.pod(&foo, "sleep-0", "sleep", "node-1").await?;
-    let token = bed.token(&TokenOf::new(&foo, "sleep").pod(&pod)).await?;
-    let rules = [("*", &["foo"][..], "foo")];
-    let authority = Authority::start(&bed, &reviews(), &rules, &[]).await?;
-    let ask = Ask::own(&foo, "sleep", &token);
-    authority.granted(&ask).await?;
+/// What each is, the CSR, and with what it is refused.
+type Wrong = (&'static str, String, Code, &'static str);
 
-    let own = id(&foo, "sleep");
+fn wrong_csrs(own: &str) -> Result<Vec<Wrong>> {
     let other = id("bar", "httpbin");
-    let name = |san: SanType| csr_with(&own, |params| params.subject_alt_names.push(san));
+    let name = |san: SanType| csr_with(own, |params| params.subject_alt_names.push(san));
     let (csr, identity) = (Code::InvalidArgument, Code::PermissionDenied);
-    for (what, text, code, reason) in [
+    Ok(vec![
         (
             "another's identity",
             csr_with(&other, |_| {})?,
@@ -124,7 +115,7 @@ async fn a_csr_with_anything_but_the_callers_own_identity_is_refused() -> Result
         ),
         (
             "a host's name alone",
-            csr_with(&own, |params| {
+            csr_with(own, |params| {
                 params.subject_alt_names =
                     vec![SanType::DnsName("istiod.istio-system.svc".try_into().expect("a name"))];
             })?,
@@ -133,35 +124,35 @@ async fn a_csr_with_anything_but_the_callers_own_identity_is_refused() -> Result
         ),
         (
             "a common name",
-            csr_with(&own, |params| {
-                params.distinguished_name.push(DnType::CommonName, "istiod")
+            csr_with(own, |params| {
+                params.distinguished_name.push(DnType::CommonName, "istiod");
             })?,
             csr,
             "subject",
         ),
         (
             "a CA",
-            csr_with(&own, |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained))?,
+            csr_with(own, |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained))?,
             csr,
             "extension",
         ),
         (
             "a use of the key",
-            csr_with(&own, |params| params.key_usages = vec![KeyUsagePurpose::KeyCertSign])?,
+            csr_with(own, |params| params.key_usages = vec![KeyUsagePurpose::KeyCertSign])?,
             csr,
             "extension",
         ),
         (
             "a purpose",
-            csr_with(&own, |params| {
-                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning]
+            csr_with(own, |params| {
+                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning];
             })?,
             csr,
             "extension",
         ),
         (
             "an extension that nobody knows",
-            csr_with(&own, |params| {
+            csr_with(own, |params| {
                 let unknown = CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99_999, 1], vec![5, 0]);
                 params.custom_extensions.push(unknown);
             })?,
@@ -171,13 +162,28 @@ async fn a_csr_with_anything_but_the_callers_own_identity_is_refused() -> Result
         ("RSA with 1024 bits", RSA_1024.to_owned(), csr, "rsa_key_size"),
         (
             "a signature that does not fit",
-            csr_changed(&own, |der| *der.last_mut().expect("bytes") ^= 1)?,
+            csr_changed(own, |der| *der.last_mut().expect("bytes") ^= 1)?,
             csr,
             "signature",
         ),
-        ("bytes after it", csr_changed(&own, |der| der.push(0))?, csr, "encoding"),
+        ("bytes after it", csr_changed(own, |der| der.push(0))?, csr, "encoding"),
         ("no CSR", "x".repeat(100), csr, "armour"),
-    ] {
+    ])
+}
+
+#[tokio::test]
+async fn a_csr_with_anything_but_the_callers_own_identity_is_refused() -> Result {
+    let bed = Cluster::shared().await?;
+    let foo = bed.namespace("foo").await?;
+    bed.service_account(&foo, "sleep").await?;
+    let pod = bed.pod(&foo, "sleep-0", "sleep", "node-1").await?;
+    let token = bed.token(&TokenOf::new(&foo, "sleep").pod(&pod)).await?;
+    let rules = [("*", &["foo"][..], "foo")];
+    let authority = Authority::start(&bed, &reviews(), &rules, &[]).await?;
+    let ask = Ask::own(&foo, "sleep", &token);
+    authority.granted(&ask).await?;
+
+    for (what, text, code, reason) in wrong_csrs(&id(&foo, "sleep"))? {
         let refused = authority.refuses_csr(&ask, text).await?;
         let seen = (refused.code, refused.reason.as_str());
         ensure!(

@@ -79,6 +79,49 @@ fn codes(findings: &[Value]) -> Vec<&str> {
     findings.iter().filter_map(|finding| finding["code"].as_str()).collect()
 }
 
+/// The request is named as the RA's log names it.
+async fn refused_by_the_ra(operator: &Operator<'_>, folder: &Folder, ra: &Ra) -> Result {
+    let greedy = pod(operator.bed, "web-1", json!({ "signer": "bar" }), "Running").await?;
+    publish(operator.bed, folder, &greedy, &json!({ "signer": "bar" })).await??;
+    let (code, findings) = operator.explained("web-1", &["ra_refused"]).await?;
+    assert_eq!(code, 1);
+    let cause = findings[0]["cause"].as_str().unwrap_or_default();
+    let id = cause
+        .split("request ")
+        .last()
+        .and_then(|rest| rest.split(',').next())
+        .unwrap_or_default();
+    assert!(cause.contains("permission_denied") && id.len() == 16, "{cause}");
+    let logged = ra.program.log().lines();
+    assert!(
+        logged
+            .iter()
+            .any(|line| line.contains(id) && line.contains("request refused")),
+        "{id}"
+    );
+    Ok(())
+}
+
+/// Its own words come through kubelet's event.
+async fn refused_by_the_agent(operator: &Operator<'_>, folder: &Folder) -> Result {
+    let mistaken = pod(operator.bed, "web-2", json!({ "sginer": "foo" }), "Pending").await?;
+    let refusal = publish(operator.bed, folder, &mistaken, &json!({ "sginer": "foo" })).await?;
+    failed_mount(
+        operator.bed,
+        &mistaken,
+        refusal.expect_err("an unknown attribute").message(),
+    )
+    .await?;
+    let (_, findings) = operator.explained("web-2", &["mount_refused"]).await?;
+    assert!(
+        findings[0]["cause"]
+            .as_str()
+            .is_some_and(|cause| cause.contains("\"sginer\" is unknown"))
+    );
+    assert_eq!(findings[0]["fix"], "correct volumeAttributes in the pod");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_learns_what_is_missing_and_then_until_when_and_from_whom() -> Result {
     let options = ClusterOptions {
@@ -156,37 +199,8 @@ async fn an_operator_learns_what_is_missing_and_then_until_when_and_from_whom() 
     let (_, page, _) = operator.run(&["explain", "web-0", "-n", "foo"]).await?;
     assert!(page.starts_with("pod foo/web-0\n\nok      certificate\n"), "{page}");
 
-    // Refused by the RA: the request is named as the RA's log names it.
-    let greedy = pod(&bed, "web-1", json!({ "signer": "bar" }), "Running").await?;
-    publish(&bed, &folder, &greedy, &json!({ "signer": "bar" })).await??;
-    let (code, findings) = operator.explained("web-1", &["ra_refused"]).await?;
-    assert_eq!(code, 1);
-    let cause = findings[0]["cause"].as_str().unwrap_or_default();
-    let id = cause
-        .split("request ")
-        .last()
-        .and_then(|rest| rest.split(',').next())
-        .unwrap_or_default();
-    assert!(cause.contains("permission_denied") && id.len() == 16, "{cause}");
-    let logged = ra.program.log().lines();
-    assert!(
-        logged
-            .iter()
-            .any(|line| line.contains(id) && line.contains("request refused")),
-        "{id}"
-    );
-
-    // Refused by the agent: its own words, through kubelet's event.
-    let mistaken = pod(&bed, "web-2", json!({ "sginer": "foo" }), "Pending").await?;
-    let refusal = publish(&bed, &folder, &mistaken, &json!({ "sginer": "foo" })).await?;
-    failed_mount(&bed, &mistaken, refusal.expect_err("an unknown attribute").message()).await?;
-    let (_, findings) = operator.explained("web-2", &["mount_refused"]).await?;
-    assert!(
-        findings[0]["cause"]
-            .as_str()
-            .is_some_and(|cause| cause.contains("\"sginer\" is unknown"))
-    );
-    assert_eq!(findings[0]["fix"], "correct volumeAttributes in the pod");
+    refused_by_the_ra(&operator, &folder, &ra).await?;
+    refused_by_the_agent(&operator, &folder).await?;
 
     // The cluster as a whole, with a certificate of each signer that the account may use.
     let ra_pod = replica(&bed).await?;

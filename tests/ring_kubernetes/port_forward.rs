@@ -107,9 +107,8 @@ async fn forward(acceptor: TlsAcceptor, stream: TcpStream, targets: Targets) -> 
     loop {
         tokio::select! {
             message = socket.next() => match message {
-                Some(Ok(Message::Binary(bytes))) => match bytes.split_first() {
-                    Some((&DATA, bytes)) => pod.write_all(bytes).await?,
-                    Some(_) | None => {}
+                Some(Ok(Message::Binary(bytes))) => if let Some((&DATA, bytes)) = bytes.split_first() {
+                    pod.write_all(bytes).await?;
                 },
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return Ok(()),
                 Some(Ok(_)) => {}

@@ -58,13 +58,13 @@ impl Bed {
     pub(super) async fn start() -> anyhow::Result<Self> {
         let cluster = Cluster::start(ClusterOptions::default()).await?;
         let issuer = cluster.cluster_issuer(CLUSTER_ISSUER).await?;
-        let instant = TestCa::root_only("instant");
+        let ca = TestCa::root_only("instant");
         InstantSigner::install_kind(&cluster).await?;
         let external = Serves::external_issuer("instant");
         let reference = external.reference();
-        let _instant = [
-            InstantSigner::start(&cluster, Serves::SignerName(INSTANT_NAME.to_owned()), &instant).await?,
-            InstantSigner::start(&cluster, external, &instant).await?,
+        let instant = [
+            InstantSigner::start(&cluster, Serves::SignerName(INSTANT_NAME.to_owned()), &ca).await?,
+            InstantSigner::start(&cluster, external, &ca).await?,
         ];
         for (own, istio) in [(OWN, ISTIO), (DIRECT_OWN, DIRECT_ISTIO)] {
             install(&cluster, own, istio).await?;
@@ -75,10 +75,10 @@ impl Bed {
         cluster.namespace_named(WORKLOADS).await?;
         Ok(Self {
             mint: Mint::open(&cluster, WORKLOADS, WORKLOAD_COUNT).await?,
-            signers: signers(&issuer.root_pem(), &instant.root_pem(), &reference),
+            signers: signers(&issuer.root_pem(), &ca.root_pem(), &reference),
             cluster,
             direct_kubeconfig,
-            _instant,
+            _instant: instant,
         })
     }
 

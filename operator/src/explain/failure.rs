@@ -79,16 +79,15 @@ pub(super) fn mount(message: &str, count: i32) -> Finding {
         );
     };
     let refused = format!("the agent refused the volume{times}");
-    match said.split_once("; ") {
-        Some((cause, fix)) => Finding::wrong("mount_refused", format!("{refused}: {cause}"), fix),
-        None => {
-            let fix = "look at the agent on this node";
-            Finding::wrong(
-                "mount_error",
-                format!("kubelet cannot mount the volume{times}: {before}: {said}"),
-                fix,
-            )
-        }
+    if let Some((cause, fix)) = said.split_once("; ") {
+        Finding::wrong("mount_refused", format!("{refused}: {cause}"), fix)
+    } else {
+        let fix = "look at the agent on this node";
+        Finding::wrong(
+            "mount_error",
+            format!("kubelet cannot mount the volume{times}: {before}: {said}"),
+            fix,
+        )
     }
 }
 

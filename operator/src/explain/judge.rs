@@ -146,7 +146,7 @@ fn mounts(facts: &Facts, known: bool, findings: &mut Vec<Finding>) {
     match &facts.mounts {
         Looked::Missing => {}
         Looked::Unreadable(why) => {
-            findings.push(unreadable("events of the pod", why, "`list` events in its namespace"))
+            findings.push(unreadable("events of the pod", why, "`list` events in its namespace"));
         }
         // Events stay for an hour: those of a pod that has started are history.
         Looked::There(_) if !facts.pod.waiting => {}

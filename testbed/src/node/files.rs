@@ -53,7 +53,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
 fn snapshotter(folder: &Path) -> &'static str {
     let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let known = known.lines().any(|line| line.ends_with("\toverlay"));
-    let above_another = rustix::fs::statfs(folder).is_ok_and(|found| i64::from(found.f_type) == OVERLAY);
+    let above_another = rustix::fs::statfs(folder).is_ok_and(|found| found.f_type == OVERLAY);
     if known && !above_another { "overlayfs" } else { "native" }
 }
 

@@ -59,14 +59,13 @@ impl Drop for Images {
 
 fn make_all(to: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
-    match env::var_os("ENSIGN_IMAGES").map(PathBuf::from) {
-        Some(made) => take(&made, to)?,
-        None => {
-            let binary = own_binary("ensign-agent")?;
-            own_binary("ensign-ra")?;
-            let programs = binary.parent().context("a program is in a folder")?;
-            ours::write(programs, to, Compression::None)?;
-        }
+    if let Some(made) = env::var_os("ENSIGN_IMAGES").map(PathBuf::from) {
+        take(&made, to)?;
+    } else {
+        let binary = own_binary("ensign-agent")?;
+        own_binary("ensign-ra")?;
+        let programs = binary.parent().context("a program is in a folder")?;
+        ours::write(programs, to, Compression::None)?;
     }
     let work = tempfile::tempdir().context("cannot make a folder")?;
     guest(work.path())?.write(&to.join("guest.tar"), Compression::None)?;

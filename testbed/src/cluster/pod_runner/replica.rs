@@ -141,22 +141,19 @@ impl Replica {
     }
 
     async fn run(&mut self, access: &Access, pod: &Pod) -> anyhow::Result<Result<(), String>> {
-        match &mut self.program {
-            Some(program) => {
-                if program.has_ended() {
-                    self.restarts += 1;
-                    drop(std::fs::remove_file(self.folder.join("addresses")));
-                    self.addresses.clear();
-                    program.restart()?;
-                }
+        if let Some(program) = &mut self.program {
+            if program.has_ended() {
+                self.restarts += 1;
+                drop(std::fs::remove_file(self.folder.join("addresses")));
+                self.addresses.clear();
+                program.restart()?;
             }
-            None => {
-                let env = match parts::environment(access, pod, container(pod)?).await? {
-                    Ok(env) => env,
-                    Err(why) => return Ok(Err(why)),
-                };
-                self.program = Some(Program::start(self.spec(access, pod, env)?, &self.folder)?);
-            }
+        } else {
+            let env = match parts::environment(access, pod, container(pod)?).await? {
+                Ok(env) => env,
+                Err(why) => return Ok(Err(why)),
+            };
+            self.program = Some(Program::start(self.spec(access, pod, env)?, &self.folder)?);
         }
         if self.addresses.is_empty()
             && let Ok(text) = std::fs::read_to_string(self.folder.join("addresses"))

@@ -11,7 +11,7 @@ use std::{fmt::Write as _, sync::Arc};
 use anyhow::{Context, ensure};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::{
-    Api, ResourceExt as _,
+    Api, ResourceExt,
     api::{DynamicObject, ListParams},
 };
 use serde_json::json;
@@ -163,7 +163,7 @@ async fn ready(access: &Access, runner: &PodRunner) -> anyhow::Result<()> {
     wait::until("both replicas to be ready", PATIENCE, async || {
         let found = pods.list(&ListParams::default()).await?.items;
         let ready = found.iter().filter(|pod| is_ready(pod)).count();
-        let names: Vec<_> = found.iter().map(|pod| pod.name_any()).collect();
+        let names: Vec<_> = found.iter().map(ResourceExt::name_any).collect();
         ensure!(ready == 2, "{ready} of {names:?} are");
         Ok(())
     })
