@@ -1,7 +1,7 @@
 //! Whether a cluster has what the agents and their authority need, before or after they are installed.
 //!
-//! [`look`] reads the DaemonSet and its namespace, the CSIDriver, the roots, the authority's Service and the RA;
-//! [`ask`] has each signer issue one certificate that is thrown away; [`judge`] makes findings of both.
+//! [`look()`] reads the DaemonSet and its namespace, the CSIDriver, the roots, the authority's Service and the RA;
+//! [`ask()`] has each signer issue one certificate that is thrown away; [`judge()`] makes findings of both.
 
 mod ask;
 mod facts;
