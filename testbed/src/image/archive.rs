@@ -7,6 +7,7 @@ use std::{
     collections::BTreeSet,
     fs::{self, File},
     io::{self, Read, Seek as _, Write},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -74,7 +75,11 @@ pub(super) fn write(image: &Image, to: &Path, compression: Compression) -> anyho
     });
     let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [described] }).to_string();
 
-    let staged = tempfile::NamedTempFile::new_in(folder).context("cannot make a file for the archive")?;
+    // For everybody to read, as any file that a build makes.
+    let staged = tempfile::Builder::new()
+        .permissions(fs::Permissions::from_mode(0o644))
+        .tempfile_in(folder)
+        .context("cannot make a file for the archive")?;
     let mut archive = Builder::new(staged);
     let layout = json!({ "imageLayoutVersion": "1.0.0" }).to_string();
     for (name, text) in [("oci-layout", &layout), ("index.json", &index)] {
