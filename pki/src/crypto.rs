@@ -248,6 +248,31 @@ fn modulus_length(pair: &RsaKeyPair) -> usize {
     pair.public_modulus_len()
 }
 
+/// Does what needs a private key, then overwrites what that left on the stack: `ring` wipes none of its scratch memory, and a
+/// thread with little to do would keep it for as long as it sleeps.
+pub(crate) fn swept<T>(work: impl FnOnce() -> T) -> T {
+    /// Has a frame of its own, so that all of the work's frames are below the caller's.
+    #[inline(never)]
+    fn apart<T>(work: impl FnOnce() -> T) -> T {
+        work()
+    }
+    let made = apart(work);
+    overwrite_stack(4);
+    made
+}
+
+/// So many times 16 KiB below the caller's frame, which is more than the provider uses.
+#[inline(never)]
+fn overwrite_stack(times: usize) {
+    let mut below = [0_u8; 16 * 1024];
+    std::hint::black_box(&mut below);
+    if times > 1 {
+        overwrite_stack(times - 1);
+    }
+    // Needed until here, so that the next call cannot take this frame's place.
+    std::hint::black_box(&mut below);
+}
+
 /// A new private key as PKCS#8.
 pub(crate) fn generate_pkcs8(key_type: KeyType) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
     let ecdsa = |algorithm| {

@@ -5,7 +5,7 @@
 //! sized beforehand and wiped on drop.
 //!
 //! Copies that are not ours and that we cannot wipe: the provider's own representation inside [`PrivateKey`] and its
-//! scratch memory (`ring` keeps the scalar and a generated document, `aws-lc-rs` wipes its own on free), the line buffer of the
+//! scratch memory on the heap (`ring` keeps the scalar, `aws-lc-rs` wipes its own on free; what they leave on the stack is overwritten), the line buffer of the
 //! PEM reader in [`PrivateKey::from_pem`], and whatever a caller makes of the PEM (an Envoy gets it over a socket).
 
 use std::fmt;
@@ -85,9 +85,11 @@ impl PrivateKey {
     /// Makes a new key. RSA takes from a tenth of a second to seconds of pure computation: call it where blocking is allowed.
     pub fn generate(key_type: KeyType) -> Result<Self, KeyError> {
         key_type.ensure_generatable()?;
-        let pkcs8 = crypto::generate_pkcs8(key_type)?;
-        // Through the same door as keys from files: what leaves is PKCS#8 version 1 whatever the provider writes.
-        Self::from_pkcs8(&pkcs8)
+        crypto::swept(|| {
+            let pkcs8 = crypto::generate_pkcs8(key_type)?;
+            // Through the same door as keys from files: what leaves is PKCS#8 version 1 whatever the provider writes.
+            Self::from_pkcs8(&pkcs8)
+        })
     }
 
     /// Reads PKCS#8, PKCS#1 or SEC1. Other blocks beside the key (`EC PARAMETERS`, certificates) are skipped.
@@ -254,7 +256,7 @@ impl PublicKeyData for PrivateKey {
 
 impl SigningKey for PrivateKey {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        self.signer.sign(message).map_err(|_| rcgen::Error::RemoteKeyError)
+        crypto::swept(|| self.signer.sign(message)).map_err(|_| rcgen::Error::RemoteKeyError)
     }
 }
 
