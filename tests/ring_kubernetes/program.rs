@@ -13,6 +13,7 @@ use ensign_testbed::{
     wait::{PATIENCE, until},
 };
 use hyper::Method;
+use rustix::process::Signal;
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName, pem::PemObject as _},
@@ -115,8 +116,14 @@ impl Ra {
     }
 
     /// Ends it in the orderly way.
-    pub(crate) async fn finish(mut self) -> Result {
-        let status = self.program.terminate().await?;
+    pub(crate) async fn finish(self) -> Result {
+        self.program.signal(Signal::TERM)?;
+        self.ended().await
+    }
+
+    /// Waits until it has ended in the orderly way, having been told to.
+    pub(crate) async fn ended(mut self) -> Result {
+        let status = self.program.ended(PATIENCE).await?;
         ensure!(
             status.success(),
             "the RA ended with {status}: {}",

@@ -101,7 +101,7 @@ async fn a_replica_that_goes_answers_what_it_was_asked() -> Result {
     let bed = Cluster::shared().await?;
     let fleet = Fleet::new(&bed, "2m", "10s").await?;
     // Nothing that a busy machine could exceed.
-    let mut going = fleet.start_with(&[("--drain-timeout", "90s")]).await?;
+    let going = fleet.start_with(&[("--drain-timeout", "90s")]).await?;
     let ca = fleet.ca_of(&[&going]).await?;
     let gate = Gate::new();
     fleet.signer.script().set_default(Answer::default().after(&gate).into());
@@ -123,8 +123,7 @@ async fn a_replica_that_goes_answers_what_it_was_asked() -> Result {
         let met = answer??.before;
         ensure!(met.is_empty(), "asked a second time: {met:?}");
     }
-    let status = going.program.ended(PATIENCE).await?;
-    ensure!(status.success(), "it ended with {status}");
+    going.ended().await?;
     fleet.nothing_is_left().await?;
     fleet.finish();
     bed.finish().await
