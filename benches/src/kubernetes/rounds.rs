@@ -263,6 +263,6 @@ pub(super) const IN_FLIGHT: [usize; 3] = [1, 20, 200];
 const LABEL: &str = "ensign.mesh/installation=ensign";
 /// Requests that are not counted.
 const WARM_UP_ALONE: usize = 5;
-const WARM_UP: usize = 100;
+const WARM_UP: usize = 60;
 /// A round that takes so long has stopped.
 const ROUND: Duration = Duration::from_mins(2);
