@@ -40,8 +40,11 @@ impl Network {
     /// Makes one in which nodes reach this cluster's API server.
     pub async fn start(cluster: &Access) -> anyhow::Result<Self> {
         let (number, lock) = free_number()?;
-        // One whose owner was killed is still there.
-        drop(ip(&["link", "delete", &bridge(number)]));
+        // One whose owner was killed is still there. So are the links of one that just ended: the kernel takes a node's network
+        // apart some time after the node's last process.
+        for link in (1..=MOST).map(|index| link(number, index)).chain([bridge(number)]) {
+            drop(ip(&["link", "delete", &link]));
+        }
         ip(&["link", "add", &bridge(number), "type", "bridge"]).context("a node needs a bridge")?;
         ip(&[
             "address",
@@ -119,11 +122,7 @@ impl Place {
 
     /// A link between the bridge and a node's network, which is that of this process. It goes with that network.
     pub(super) fn connect(self, pid: u32) -> anyhow::Result<()> {
-        let (link, bridge, pid) = (
-            format!("ensign{}-{}", self.network, self.index),
-            bridge(self.network),
-            pid.to_string(),
-        );
+        let (link, bridge, pid) = (link(self.network, self.index), bridge(self.network), pid.to_string());
         ip(&[
             "link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", &pid,
         ])?;
@@ -146,6 +145,11 @@ fn free_number() -> anyhow::Result<(u8, File)> {
 
 fn bridge(number: u8) -> String {
     format!("ensign{number}")
+}
+
+/// The machine's end of a node's link.
+fn link(network: u8, index: u8) -> String {
+    format!("ensign{network}-{index}")
 }
 
 fn gateway(number: u8) -> Ipv4Addr {
