@@ -36,10 +36,14 @@ async fn a_workload_is_added_changed_and_removed_live() {
         "its neighbour changes nothing for it"
     );
 
-    // Another signer: the entry is another, and its request names the signer.
+    // Another signer: the entry is another, and its request names the signer. Its socket is bound anew, and who is on the old
+    // one is told to come back.
     agent.list(&["a", "b@bar"]).await;
     eventually("a request to bar", async || {
-        agent.certificate("b").await;
+        let mut stream = agent.envoy("b").await.subscribe(&["default"]).await;
+        if let Err(Silence::Ended(_)) = stream.next(patience()).await {
+            return Err("told to come back");
+        }
         let requests = agent.ra.requests();
         let to_bar = requests
             .iter()
