@@ -79,8 +79,7 @@ pub(super) fn start(listeners: Listeners, served: Served, boot: Boot) -> anyhow:
         acceptor = acceptor.ask_for_certificates(served.serving);
     }
     supervisor.spawn("tls acceptor", acceptor.run(stop.clone()));
-    // What a request may still need when its connection is asked to go.
-    let grace = edge::PATIENCE + served.signer_timeout.max(policy::LONGEST_REQUEST);
+    let grace = grace(served.signer_timeout);
     let grpc_server = serve(served.service, incoming, served.limits, grace, metrics, stop);
     supervisor.spawn("grpc server", grpc_server);
 
@@ -119,6 +118,11 @@ async fn serve(
         .context("the gRPC server failed")
 }
 
+/// What a request may still need when its connection is asked to go: its message, and as long as any signer may take.
+fn grace(signer_timeout: Duration) -> Duration {
+    edge::PATIENCE + signer_timeout.max(policy::LONGEST_REQUEST)
+}
+
 fn spawn_http(supervisor: &mut Supervisor, name: &'static str, listener: TcpListener, router: axum::Router) {
     let (stop, connections) = (supervisor.stop_token(), supervisor.connections());
     supervisor.spawn(name, http::serve(listener, router, stop, connections));
@@ -131,3 +135,15 @@ const MAX_HEADER_BYTES: u32 = 64 * 1024;
 /// Finds peers that vanished without a word.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_outlives_every_request_on_it() {
+        let (short, long) = (Duration::from_secs(1), 2 * policy::LONGEST_REQUEST);
+        assert!(grace(short) >= edge::PATIENCE + policy::LONGEST_REQUEST);
+        assert!(grace(long) >= edge::PATIENCE + long);
+    }
+}
