@@ -25,6 +25,8 @@ mod capacity;
 mod certificates;
 #[path = "ring_ra/clients.rs"]
 mod clients;
+#[path = "ring_ra/held.rs"]
+mod held;
 #[path = "ring_ra/outcomes.rs"]
 mod outcomes;
 #[path = "ring_ra/reload.rs"]

@@ -12,6 +12,7 @@ use tonic::{Code, Status};
 
 use crate::authority::{Authority, all_logs, log_of};
 use crate::ca::{Ca, Leaf};
+use crate::held::hold_one;
 
 fn assert_refused(status: &Status, code: Code, reason: &str) {
     assert_eq!(status.code(), code, "{status:?}");
@@ -313,18 +314,7 @@ async fn a_call_that_is_dropped_cancels_the_signer() {
 #[tokio::test]
 async fn stopping_lets_the_request_in_flight_finish() {
     let (authority, ca) = Authority::start(&[]).await;
-    let (begun, has_begun) = oneshot::channel();
-    let (go, may_go) = oneshot::channel::<()>();
-    let once = std::sync::Mutex::new(Some((begun, may_go)));
-    authority.script(move |issuance| {
-        let (begun, may_go) = once.lock().unwrap().take().expect("one request");
-        let chain = ca.sign(&Leaf::of(issuance.csr.spki_der(), issuance.id.as_str()));
-        Box::pin(async move {
-            _ = begun.send(());
-            _ = may_go.await;
-            Ok(chain)
-        })
-    });
+    let (has_begun, go) = hold_one(&authority, ca);
     let (outcome, ()) = tokio::join!(authority.send(authority.ask()), async {
         has_begun.await.unwrap();
         authority.stop.cancel();

@@ -1,13 +1,13 @@
 //! A signer's roots change under its requests: each answer is judged by those of now, and without any nothing is signed.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use ensign_ra::trust::{NoRoots, Roots};
-use tokio::sync::oneshot;
 use tonic::{Code, Status};
 
 use crate::authority::{Authority, log_of};
 use crate::ca::{Ca, Leaf};
+use crate::held::hold_one;
 
 fn roots(cas: &[&Ca]) -> Roots {
     Roots::parse(&cas.iter().map(|ca| ca.pem()).collect::<String>()).unwrap()
@@ -64,18 +64,7 @@ async fn without_roots_no_signer_is_asked() {
 #[tokio::test]
 async fn roots_that_go_while_the_signer_works_keep_its_answer_back() {
     let (authority, ca) = Authority::start(&[]).await;
-    let (begun, has_begun) = oneshot::channel();
-    let (go, may_go) = oneshot::channel::<()>();
-    let once = Mutex::new(Some((begun, may_go)));
-    authority.script(move |issuance| {
-        let (begun, may_go) = once.lock().unwrap().take().expect("one request");
-        let chain = ca.sign(&Leaf::of(issuance.csr.spki_der(), issuance.id.as_str()));
-        Box::pin(async move {
-            _ = begun.send(());
-            _ = may_go.await;
-            Ok(chain)
-        })
-    });
+    let (has_begun, go) = hold_one(&authority, ca);
     let (outcome, ()) = tokio::join!(authority.send(authority.ask()), async {
         has_begun.await.unwrap();
         authority.set_roots(Err(gone()));

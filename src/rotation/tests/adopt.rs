@@ -1,10 +1,10 @@
 //! After a restart: what an Envoy still holds costs nothing, what cannot be believed costs one request.
 
-use ensign_pki::Bundle;
+use ensign_pki::{Bundle, SignerName};
 use test_case::test_case;
 
 use super::fake::{Do, Node, config, pass, workload};
-use crate::rotation::{Held, Phase};
+use crate::rotation::{Held, Phase, Workload};
 
 const HOUR: u64 = 3600;
 
@@ -19,6 +19,21 @@ async fn held(node: &Node) -> (String, String) {
         state.certificate.unwrap().version.clone(),
         state.bundle.unwrap().version.clone(),
     )
+}
+
+/// A workload whose signer is fixed, that signer, and the version of the certificate that its Envoy got from this node.
+async fn of_fixed_signer(node: &Node) -> (Workload, Option<SignerName>, String) {
+    let mut fixed = workload("web");
+    let signer: Option<SignerName> = Some("foo".parse().unwrap());
+    fixed.signers = [signer.clone()].into();
+    node.handle.add(fixed.clone());
+    let mut stream = node
+        .handle
+        .subscribe(&fixed.uid, signer.clone(), Held::Nothing)
+        .unwrap();
+    stream.changed().await.unwrap();
+    let version = stream.state().certificate.unwrap().version.clone();
+    (fixed, signer, version)
 }
 
 #[tokio::test(start_paused = true)]
@@ -65,18 +80,10 @@ async fn a_held_certificate_costs_nothing_until_its_renewal_is_due() {
 #[tokio::test(start_paused = true)]
 async fn beside_an_older_agent_nothing_is_fetched_for_what_returns_until_it_is_gone() {
     let before = Node::start(config());
-    let mut fixed = workload("web");
-    fixed.signers = [Some("foo".parse().unwrap())].into();
-    before.handle.add(fixed.clone());
-    let signer = fixed.signers.first().cloned().flatten();
-    let mut stream = before
-        .handle
-        .subscribe(&fixed.uid, signer.clone(), Held::Nothing)
-        .unwrap();
-    stream.changed().await.unwrap();
-    let version = stream.state().certificate.unwrap().version.clone();
+    let (mut fixed, signer, version) = of_fixed_signer(&before).await;
 
     let node = before.restart(config());
+    let count = node.sign.count();
     node.handle.beside_another();
     fixed.returning = true;
     let (held, unused) = (fixed.clone(), {
@@ -93,7 +100,6 @@ async fn beside_an_older_agent_nothing_is_fetched_for_what_returns_until_it_is_g
         pass(60).await;
         node.handle.change(held.clone());
     }
-    let count = node.sign.count();
     // What is new is fetched at once, and whoever asks gets an answer.
     let mut new = workload("new");
     new.signers.clone_from(&fixed.signers);
@@ -154,16 +160,7 @@ async fn a_held_bundle_whose_sibling_does_not_come_leads_to_one_issue() {
 #[tokio::test(start_paused = true)]
 async fn a_warm_up_waits_for_a_reconnecting_envoy() {
     let before = Node::start(config());
-    let mut fixed = workload("web");
-    fixed.signers = [Some("foo".parse().unwrap())].into();
-    before.handle.add(fixed.clone());
-    let signer = fixed.signers.first().cloned().flatten();
-    let mut stream = before
-        .handle
-        .subscribe(&fixed.uid, signer.clone(), Held::Nothing)
-        .unwrap();
-    stream.changed().await.unwrap();
-    let version = stream.state().certificate.unwrap().version.clone();
+    let (fixed, signer, version) = of_fixed_signer(&before).await;
     let node = before.restart(config());
     node.handle.add(fixed.clone());
     pass(30).await;
