@@ -24,6 +24,8 @@ mod lives;
 mod mesh;
 #[path = "ring_e2e/one_pod.rs"]
 mod one_pod;
+#[path = "ring_e2e/pod.rs"]
+mod pod;
 #[path = "ring_e2e/restarts.rs"]
 mod restarts;
 #[path = "ring_e2e/traces.rs"]

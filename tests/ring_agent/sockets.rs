@@ -126,13 +126,11 @@ async fn a_path_longer_than_an_address_may_be_is_served() {
     let text = list(node.folder.path(), &["a"]).replace("/a.sock", &format!("/{}/a.sock", "d".repeat(120)));
     replace(node.folder.path(), &text).await;
     node.resume().await;
-    // The client needs the same trick.
-    let folder = std::fs::File::open(&deep).unwrap();
-    let through = format!("/proc/self/fd/{}/a.sock", std::os::fd::AsRawFd::as_raw_fd(&folder));
-    let envoy = FakeEnvoy::connect(&through).await.unwrap();
+    let socket = deep.join("a.sock");
+    let envoy = FakeEnvoy::connect(&socket).await.unwrap();
     envoy.subscribe(&["default"]).await.next_secret(patience()).await;
-    fs::remove_file(deep.join("a.sock")).await.unwrap();
-    let envoy = eventually("the socket", async || FakeEnvoy::connect(&through).await).await;
+    fs::remove_file(&socket).await.unwrap();
+    let envoy = eventually("the socket", async || FakeEnvoy::connect(&socket).await).await;
     envoy.subscribe(&["default"]).await.next_secret(patience()).await;
 }
 

@@ -1,7 +1,6 @@
 //! The DaemonSet's pods, and Envoys that hold on to their certificates whatever becomes of them.
 
-use std::os::fd::AsRawFd as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
 use ensign_testbed::wait::{PATIENCE, until};
@@ -13,6 +12,7 @@ use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::alone::{Alone, PLACE};
+use crate::pod;
 
 /// What an Envoy of a pod needs to come back.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ impl Holder {
 
     /// Connects, without a second try.
     pub(crate) async fn connect(&self) -> anyhow::Result<FakeEnvoy> {
-        connect(&self.mount).await
+        pod::connect(&self.mount).await
     }
 
     /// Comes back with what it holds as soon as it is let in. An agent that did not make it has nothing to say.
@@ -61,11 +61,6 @@ impl Holder {
 
 /// Silence cannot be waited for as an event; what would come, comes in a fraction of this.
 const A_WHILE: std::time::Duration = std::time::Duration::from_secs(1);
-
-async fn connect(mount: &Path) -> anyhow::Result<FakeEnvoy> {
-    let folder = std::fs::File::open(mount)?;
-    FakeEnvoy::connect(format!("/proc/self/fd/{}/ensign.sock", folder.as_raw_fd())).await
-}
 
 /// The agent's pods as they are now.
 pub(crate) async fn agents(alone: &Alone) -> anyhow::Result<Vec<Pod>> {

@@ -13,12 +13,12 @@ use ensign_testbed::process::{Program, Spec, own_binary};
 use ensign_testbed::wait::{PATIENCE, until};
 use ensign_testkit::FakeEnvoy;
 use ensign_testkit::metrics::Metrics;
-use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::api::{ListParams, PostParams};
 use serde_json::{Value, json};
 
-use crate::mesh::condition;
+use crate::pod::{self, address, condition};
 use crate::workload::Workload;
 
 /// Where the agents run.
@@ -91,7 +91,7 @@ impl Alone {
 
     /// The agent's pod, once it is ready.
     pub(crate) async fn agent_ready(&self) -> anyhow::Result<Pod> {
-        let pods = Api::<Pod>::namespaced(self.cluster.admin(), PLACE);
+        let pods = self.pods(PLACE);
         let agent = until("the agent to be ready", PATIENCE * 2, async || {
             let list = pods.list(&ListParams::default()).await?;
             let pod = list.items.into_iter().next().context("no pod yet")?;
@@ -114,17 +114,12 @@ impl Alone {
 
     /// The address of the agent's pod.
     pub(crate) async fn agent_address(&self) -> anyhow::Result<IpAddr> {
-        let pod = self.agent_ready().await?;
-        let ip = pod
-            .status
-            .and_then(|status| status.pod_ip)
-            .context("the agent has no address")?;
-        Ok(ip.parse()?)
+        Ok(address(&self.agent_ready().await?, 0)?.ip())
     }
 
     /// Makes a pod of the guest with a volume of ours, as strict as Pod Security knows.
     pub(crate) async fn create(&self, namespace: &str, name: &str, attributes: Value) -> anyhow::Result<Pod> {
-        let pods = Api::<Pod>::namespaced(self.cluster.admin(), namespace);
+        let pods = self.pods(namespace);
         let pod = Workload::new(namespace, name).attributes(attributes).object();
         Ok(pods
             .create(&PostParams::default(), &serde_json::from_value(pod)?)
@@ -139,85 +134,42 @@ impl Alone {
 
     /// Waits until a pod runs.
     pub(crate) async fn running(&self, namespace: &str, name: &str) -> anyhow::Result<Pod> {
-        let pods = Api::<Pod>::namespaced(self.cluster.admin(), namespace);
-        until(&format!("pod {name} to run"), PATIENCE * 2, async || {
-            let pod = pods.get(name).await?;
-            ensure!(condition(&pod, "Ready"), "its status is {:?}", pod.status);
-            Ok(pod)
-        })
-        .await
-        .with_context(|| format!("the agent's log:\n{}", self.log(PLACE, "ensign-agent")))
+        let pod = pod::running(&self.pods(namespace), name).await;
+        pod.with_context(|| format!("the agent's log:\n{}", self.log(PLACE, "ensign-agent")))
     }
 
-    /// What a pod's event of this reason says, as `kubectl describe pod` shows it.
+    /// What a pod's event of this reason says.
     pub(crate) async fn event(&self, namespace: &str, pod: &str, reason: &str) -> anyhow::Result<String> {
-        let events = Api::<Event>::namespaced(self.cluster.admin(), namespace);
-        until(&format!("an event {reason} of {pod}"), PATIENCE, async || {
-            let all = events.list(&ListParams::default()).await?.items;
-            let mut found = all.into_iter().filter(|event| {
-                event.involved_object.name.as_deref() == Some(pod) && event.reason.as_deref() == Some(reason)
-            });
-            found.next().and_then(|event| event.message).context("none yet")
-        })
-        .await
+        pod::event(&Api::namespaced(self.cluster.admin(), namespace), pod, reason).await
     }
 
     /// Deletes a pod and waits until kubelet has let go of it.
     pub(crate) async fn delete(&self, namespace: &str, name: &str) -> anyhow::Result<()> {
-        let pods = Api::<Pod>::namespaced(self.cluster.admin(), namespace);
-        pods.delete(name, &DeleteParams::default()).await?;
-        until(&format!("pod {name} to be gone"), PATIENCE, async || {
-            let left = pods.get_opt(name).await?;
-            ensure!(left.is_none(), "it is still there");
-            Ok(())
-        })
-        .await
+        pod::delete(&self.pods(namespace), name).await
     }
 
     /// All that the containers of pods of this name printed.
     pub(crate) fn log(&self, namespace: &str, pod: &str) -> String {
-        let mut text = String::new();
-        let Ok(folders) = std::fs::read_dir(self.node.path("/var/log/pods")) else {
-            return text;
-        };
-        for folder in folders.filter_map(Result::ok) {
-            let name = folder.file_name().to_string_lossy().into_owned();
-            if !name.starts_with(&format!("{namespace}_{pod}")) {
-                continue;
-            }
-            for container in std::fs::read_dir(folder.path()).into_iter().flatten().flatten() {
-                for file in std::fs::read_dir(container.path()).into_iter().flatten().flatten() {
-                    text.push_str(&std::fs::read_to_string(file.path()).unwrap_or_default());
-                }
-            }
-        }
-        text
+        pod::printed(self.node.path("/var/log/pods"), namespace, pod)
     }
 
     /// What the pod's volume is mounted from.
     pub(crate) fn mount(&self, pod: &Pod) -> anyhow::Result<PathBuf> {
-        let uid = pod.metadata.uid.as_deref().context("a pod has a uid")?;
-        let path = format!("/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~csi/identity/mount");
-        Ok(self.node.path(&path))
+        Ok(self.node.path(&pod::volume(pod)?))
     }
 
-    /// An Envoy on the pod's socket: it is the same file, whoever connects.
+    /// An Envoy on the pod's socket.
     pub(crate) async fn envoy(&self, pod: &Pod) -> anyhow::Result<FakeEnvoy> {
-        let folder = std::fs::File::open(self.mount(pod)?)?;
-        let through = format!("/proc/self/fd/{}/ensign.sock", std::os::fd::AsRawFd::as_raw_fd(&folder));
-        until("the pod's socket to answer", PATIENCE, async || {
-            FakeEnvoy::connect(&through).await
-        })
-        .await
+        pod::envoy(&self.mount(pod)?).await
     }
 
     /// How many certificates the RA gave to workloads of a namespace.
     pub(crate) fn issued(&self, namespace: &str) -> usize {
-        let lines = self.ra.log().lines();
-        let events = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        events
-            .filter(|event| event["message"] == "certificate issued" && event["namespace"] == namespace)
-            .count()
+        pod::issued(self.ra.log().lines().iter().map(String::as_str), namespace)
+    }
+
+    fn pods(&self, namespace: &str) -> Api<Pod> {
+        Api::namespaced(self.cluster.admin(), namespace)
     }
 }
 

@@ -1,6 +1,5 @@
 //! A test's place in the site that all tests of the ring share, with our installation in it; what RA, agents and pods say.
 
-use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 use std::path::PathBuf;
 
@@ -10,13 +9,14 @@ use ensign_testbed::site::{SharedSite, Site};
 use ensign_testbed::wait::{PATIENCE, until};
 use ensign_testkit::FakeEnvoy;
 use ensign_testkit::metrics::Metrics;
-use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::ListParams;
 use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::install::{self, AGENTS, RA};
+use crate::pod::{self, address, condition};
 
 pub(crate) struct Mesh {
     site: SharedSite,
@@ -94,34 +94,17 @@ impl Mesh {
         Metrics::scrape(address(&self.agent(node).await?, 9402)?).await
     }
 
-    /// What a pod's event of this reason says, as `kubectl describe pod` shows it.
+    /// What a pod's event of this reason says.
     pub(crate) async fn event(&self, namespace: &str, pod: &str, reason: &str) -> anyhow::Result<String> {
-        let events = Api::<Event>::namespaced(self.site.admin(), namespace);
-        until(&format!("an event {reason} of {pod}"), PATIENCE, async || {
-            let all = events.list(&ListParams::default()).await?.items;
-            let mut found = all.into_iter().filter(|event| {
-                event.involved_object.name.as_deref() == Some(pod) && event.reason.as_deref() == Some(reason)
-            });
-            found.next().and_then(|event| event.message).context("none yet")
-        })
-        .await
+        pod::event(&Api::namespaced(self.site.admin(), namespace), pod, reason).await
     }
 
     /// All that the containers of pods whose names begin like this printed, on all nodes.
     pub(crate) fn log(&self, namespace: &str, pod: &str) -> String {
-        let mut text = String::new();
-        for node in self.site.nodes() {
-            for folder in entries(node.path("/var/log/pods")) {
-                let name = folder.file_name().map(|name| name.to_string_lossy().into_owned());
-                if !name.is_some_and(|name| name.starts_with(&format!("{namespace}_{pod}"))) {
-                    continue;
-                }
-                for file in entries(folder).flat_map(entries) {
-                    text.push_str(&std::fs::read_to_string(file).unwrap_or_default());
-                }
-            }
-        }
-        text
+        let nodes = self.site.nodes().iter();
+        nodes
+            .map(|node| pod::printed(node.path("/var/log/pods"), namespace, pod))
+            .collect()
     }
 
     /// For error texts.
@@ -136,30 +119,19 @@ impl Mesh {
 
     /// What the pod's volume is mounted from, as the machine sees it.
     pub(crate) fn mount(&self, pod: &Pod) -> anyhow::Result<PathBuf> {
-        let uid = pod.metadata.uid.as_deref().context("a pod has a uid")?;
-        let path = format!("/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~csi/identity/mount");
-        Ok(self.node_of(pod)?.path(&path))
+        Ok(self.node_of(pod)?.path(&pod::volume(pod)?))
     }
 
-    /// An Envoy on the pod's socket: it is the same file, whoever connects.
+    /// An Envoy on the pod's socket.
     pub(crate) async fn envoy(&self, pod: &Pod) -> anyhow::Result<FakeEnvoy> {
-        let folder = std::fs::File::open(self.mount(pod)?)?;
-        let through = format!("/proc/self/fd/{}/ensign.sock", std::os::fd::AsRawFd::as_raw_fd(&folder));
-        until("the pod's socket to answer", PATIENCE, async || {
-            FakeEnvoy::connect(&through).await
-        })
-        .await
+        pod::envoy(&self.mount(pod)?).await
     }
 
     /// How many certificates the RA gave to workloads of a namespace, by what its replicas logged.
     pub(crate) fn issued(&self, namespace: &str) -> usize {
         let log = self.log(RA, "ensign-ra");
         // The container runtime writes time, stream and a tag before each line.
-        let lines = log.lines().filter_map(|line| line.splitn(4, ' ').nth(3));
-        let events = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        events
-            .filter(|event| event["message"] == "certificate issued" && event["namespace"] == namespace)
-            .count()
+        pod::issued(log.lines().filter_map(|line| line.splitn(4, ' ').nth(3)), namespace)
     }
 }
 
@@ -169,23 +141,4 @@ impl Deref for Mesh {
     fn deref(&self) -> &SharedSite {
         &self.site
     }
-}
-
-/// Whether a condition of a pod is true.
-pub(crate) fn condition(pod: &Pod, name: &str) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions.is_some_and(|all| all.iter().any(|one| one.type_ == name && one.status == "True"))
-}
-
-/// A port of a pod.
-pub(crate) fn address(pod: &Pod, port: u16) -> anyhow::Result<SocketAddr> {
-    let ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
-    let ip: IpAddr = ip.context("the pod has no address")?.parse()?;
-    Ok(SocketAddr::new(ip, port))
-}
-
-/// Nothing where there is no folder.
-fn entries(folder: PathBuf) -> impl Iterator<Item = PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path())
 }

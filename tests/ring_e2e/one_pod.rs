@@ -11,7 +11,8 @@ use ensign_testkit::patience;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 
-use crate::mesh::{Mesh, address};
+use crate::mesh::Mesh;
+use crate::pod::address;
 use crate::traces::nothing_is_left_of;
 use crate::workload::{Workload, id};
 

@@ -1,16 +1,17 @@
 //! Pods of tests: what one is, how it is made, and how it ends. Each is as strict as Pod Security knows (`restricted`), with
 //! the uid of Istio's proxy and a read-only root.
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use ensign_testbed::envoy::{Admin, EnvoySpec, Home};
 use ensign_testbed::node::{ENVOY, GUEST};
 use ensign_testbed::wait::{PATIENCE, until};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use kube::api::{DeleteParams, PostParams};
+use kube::api::PostParams;
 use serde_json::{Value, json};
 
-use crate::mesh::{Mesh, address, condition};
+use crate::mesh::Mesh;
+use crate::pod::{self, address};
 
 /// Where its volume is in a pod.
 pub(crate) const SOCKET: &str = "/identity/ensign.sock";
@@ -152,14 +153,8 @@ impl Mesh {
 
     /// The pod, once it runs.
     pub(crate) async fn running(&self, workload: &Workload) -> anyhow::Result<Pod> {
-        let pods = self.pods(&workload.namespace);
-        until(&format!("pod {} to run", workload.name), PATIENCE * 2, async || {
-            let pod = pods.get(&workload.name).await?;
-            ensure!(condition(&pod, "Ready"), "its status is {:?}", pod.status);
-            Ok(pod)
-        })
-        .await
-        .with_context(|| {
+        let pod = pod::running(&self.pods(&workload.namespace), &workload.name).await;
+        pod.with_context(|| {
             format!(
                 "it printed:\n{}\n{}",
                 self.log(&workload.namespace, &workload.name),
@@ -197,14 +192,7 @@ impl Mesh {
 
     /// Deletes a pod and waits until kubelet has let go of it.
     pub(crate) async fn delete(&self, namespace: &str, name: &str) -> anyhow::Result<()> {
-        let pods = self.pods(namespace);
-        pods.delete(name, &DeleteParams::default()).await?;
-        until(&format!("pod {name} to be gone"), PATIENCE, async || {
-            let left = pods.get_opt(name).await?;
-            ensure!(left.is_none(), "it is still there");
-            Ok(())
-        })
-        .await
+        pod::delete(&self.pods(namespace), name).await
     }
 }
 

@@ -4,6 +4,9 @@
 //! `received`'s, the 61 KB node `node`'s; `stalled` is a peer that never reads.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -38,13 +41,26 @@ pub struct FakeEnvoy {
 }
 
 impl FakeEnvoy {
-    /// Connects at once; fails if nobody listens.
+    /// Connects at once; fails if nobody listens. The path may be longer than a socket's address (108 bytes, unix(7)), as one
+    /// is that a pod sees by a short name.
     pub async fn connect(socket: impl AsRef<Path>) -> anyhow::Result<Self> {
         let socket = socket.as_ref().to_owned();
         let path = socket.clone();
         let connector = tower::service_fn(move |_| {
             let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+            async move {
+                let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+                    return Err(io::ErrorKind::InvalidInput.into());
+                };
+                let folder = if folder.as_os_str().is_empty() {
+                    Path::new(".")
+                } else {
+                    folder
+                };
+                let folder = File::open(folder)?;
+                let through = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string());
+                UnixStream::connect(through.join(name)).await.map(TokioIo::new)
+            }
         });
         let channel = Endpoint::from_static("http://envoy.invalid")
             .connect_with_connector(connector)
