@@ -71,10 +71,8 @@ async fn what_the_ra_keeps_in_secrets_is_in_no_log_and_in_no_answer() -> Result 
     Api::<Secret>::namespaced(bed.admin(), ISTIO_SYSTEM)
         .delete("istiod-tls", &DeleteParams::default())
         .await?;
-    secrets.key(
-        "istiod's second key",
-        &text_of(&bed, ISTIO_SYSTEM, "istiod-tls", "tls.key").await?,
-    );
+    let key = text_of(&bed, ISTIO_SYSTEM, "istiod-tls", "tls.key").await?;
+    secrets.key("istiod's second key", &key);
     let roots = text_of(&bed, OWN, SERVING, "ca-cert.pem").await?;
     let namespace = bed.namespace("foo").await?;
     let (token, id) = workload(&bed, &namespace, "app").await?;
@@ -89,6 +87,9 @@ async fn what_the_ra_keeps_in_secrets_is_in_no_log_and_in_no_answer() -> Result 
         ("/readyz", ra.readiness().await?.1),
     ];
     let search = Search::new(&secrets);
+    for secret in [&key, &token] {
+        ensure!(!search.find(secret.as_bytes()).is_empty(), "what it is for is found");
+    }
     for (place, text) in places {
         let finds = search.find(text.as_bytes());
         ensure!(finds.is_empty(), "{place}: {finds:#?}");
