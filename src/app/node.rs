@@ -105,7 +105,7 @@ impl Node {
     /// Binds, makes the workload known, then serves: nobody can ask before there is something to ask for.
     pub(super) fn appeared(&mut self, workload: Workload) -> Result<(), sds::BindError> {
         let (handle, close) = self.bind(&workload)?;
-        tracing::info!(workload = %workload.uid, id = %workload.id, signer = ?workload.signer, "workload added");
+        tracing::info!(workload = %workload.uid, id = %workload.id, signer = workload.signer.as_ref().map(tracing::field::display), "workload added");
         self.rotation.add(self.entry(&workload));
         let closed = self.tasks.spawn(handle.run());
         let served = Served {
