@@ -168,7 +168,8 @@ impl Kubelet {
     pub(crate) async fn publish_over(&self, Dialled(channel): Dialled, pod: &Pod) -> Result<(), Status> {
         std::fs::create_dir_all(self.mount(pod).parent().unwrap()).unwrap();
         let mut client = NodeClient::new(channel);
-        client.node_publish_volume(self.request(pod)).await.map(|_| ())
+        let answer = client.node_publish_volume(self.request(pod)).await;
+        answer.map(|_| ()).map_err(as_kubelet_sees_it)
     }
 
     pub(crate) async fn unpublish(&self, pod: &Pod) -> Result<(), Status> {
@@ -181,7 +182,8 @@ impl Kubelet {
             volume_id: format!("csi-{}", pod.uid),
             target_path: self.mount(pod).to_str().unwrap().to_owned(),
         };
-        client.node_unpublish_volume(request).await?;
+        let answer = client.node_unpublish_volume(request).await;
+        answer.map_err(as_kubelet_sees_it)?;
         // What it made for the volume itself.
         let made = std::fs::remove_dir(self.mount(pod).parent().unwrap());
         assert!(made.is_ok() || made.unwrap_err().kind() == std::io::ErrorKind::NotFound);
@@ -192,6 +194,16 @@ impl Kubelet {
         let path = self.folder.join("plugins/csi.ensign.mesh/csi.sock");
         eventually("the driver's socket", async || dial(&path).await).await
     }
+}
+
+/// A call that ends with its connection has no answer. Kubelet's client (gRPC for Go) calls that UNAVAILABLE; ours has several
+/// codes for it, by how far the connection's end had come.
+fn as_kubelet_sees_it(status: Status) -> Status {
+    let source = std::error::Error::source(&status);
+    if source.is_some_and(<dyn std::error::Error>::is::<tonic::transport::Error>) {
+        return Status::unavailable(format!("{status:?}"));
+    }
+    status
 }
 
 async fn dial(path: &Path) -> Result<Channel, tonic::transport::Error> {
