@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::csr_client::{CaRoots, IstioCa, IstioCaConfig, Sign, SignError, SignRequest};
+use crate::csr_client::{Answer, CaRoots, IstioCa, IstioCaConfig, Replica, Sign, SignError, SignRequest};
 
 /// The authority, as soon as there are roots to check it with.
 #[derive(Debug)]
@@ -85,13 +85,20 @@ impl Authority {
 }
 
 impl Sign for Authority {
-    fn sign(&self, request: SignRequest) -> BoxFuture<'_, Result<Vec<String>, SignError>> {
+    fn sign(&self, request: SignRequest) -> BoxFuture<'_, Result<Answer, SignError>> {
         match self.client.get() {
             Some(client) => client.sign(request),
             None => Box::pin(async {
                 let (address, reason) = (self.config.address.to_string(), no_roots(&self.roots_file));
                 Err(SignError::Connect { address, reason })
             }),
+        }
+    }
+
+    fn leave(&self, replica: Replica) -> BoxFuture<'_, ()> {
+        match self.client.get() {
+            Some(client) => client.leave(replica),
+            None => Box::pin(std::future::ready(())),
         }
     }
 }

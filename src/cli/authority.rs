@@ -48,12 +48,12 @@ async fn asked(question: Ask) -> Answer {
         token: Arc::new(Given(question.token)),
         request_id: RequestId::from_bits(fastrand::u64(..)),
     };
-    let elements = client.sign(request).await.map_err(|error| Refused {
+    let answer = client.sign(request).await.map_err(|error| Refused {
         reason: error.reason().to_owned(),
         message: chain(&error),
         request_id: error.request_id().map(ToString::to_string),
     })?;
-    let until = judged(key, &elements, &id)?;
+    let until = judged(key, &answer.elements, &id)?;
     Ok(Issued {
         id: id.to_string(),
         until: OffsetDateTime::from(until).format(&Rfc3339).unwrap_or_default(),

@@ -78,6 +78,11 @@ impl Connector {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn roots(&self) -> watch::Receiver<Arc<CaRoots>> {
+        self.target.roots.clone()
+    }
+
     /// The next connection begins with another replica.
     pub(super) fn leave_replica(&self) {
         self.target.first.fetch_add(1, Ordering::Relaxed);
@@ -157,14 +162,14 @@ impl tower::Service<http::Uri> for Connector {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use ensign_testkit::fake_ra::Door;
     use ensign_testkit::{FakeRa, TestCa};
 
     use super::*;
 
     /// Two replicas behind one name, and a connector whose walk begins with the first.
-    async fn replicas() -> (FakeRa, FakeRa, Connector) {
+    pub(in crate::csr_client) async fn replicas() -> (FakeRa, FakeRa, Connector) {
         let (one, two) = (
             FakeRa::start(TestCa::new("mesh")).await,
             FakeRa::start(TestCa::new("mesh")).await,

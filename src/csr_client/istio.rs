@@ -1,8 +1,8 @@
 //! [`Sign`] over Istio's `CreateCertificate`.
 //!
-//! One connection is shared by all requests and remade when the roots change, when a call gets no answer in time, or
-//! when the replica says that it is not available: requests that are under way on the old connection end there, new ones
-//! go to another replica. The token is read for each call and travels as a header that is never indexed nor printed.
+//! One connection is shared by all requests and remade when the roots change, when a call gets no answer in time, when
+//! the replica says that it is not available, or when its answer was wrong: requests that are under way on the old
+//! connection end there, new ones go to another replica. The token is read for each call and travels as a header that is never indexed nor printed.
 
 use std::error::Error as _;
 use std::fmt;
@@ -17,12 +17,13 @@ use prost_types::{Struct, Value};
 use rustls_pki_types::ServerName;
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
-use tonic::metadata::{Ascii, MetadataKey, MetadataValue};
+use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 
+use super::config::{Header, IstioCaConfig, IstioCaConfigError, all_headers};
 use super::connect::Connector;
 use super::request::REQUEST_ID;
-use super::{CaAddress, CaRoots, Sign, SignError, SignRequest, Token, TokenError};
+use super::{Answer, CaAddress, CaRoots, Replica, Sign, SignError, SignRequest, Token, TokenError};
 
 /// A chain of certificates is a few kB; a bundle of many roots a few hundred.
 const MAX_REPLY_BYTES: usize = 1024 * 1024;
@@ -34,56 +35,10 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How to reach the certificate authority.
-#[derive(Clone)]
-pub struct IstioCaConfig {
-    /// `CA_ADDR`.
-    pub address: CaAddress,
-    /// `ISTIOD_SAN`: the name that the authority's certificate must bear, if it is not the host of the address.
-    /// It always counts, while Istio's agent heeds it only without a `CA_ADDR`; and a `localhost` in the address is
-    /// taken at its word, while Istio's agent then expects `istiod.istio-system.svc`.
-    pub server_name: Option<String>,
-    /// `ISTIO_META_CLUSTER_ID`, sent as `clusterid`.
-    pub cluster_id: String,
-    /// Further headers (`CA_HEADER_*`), names and values.
-    pub headers: Vec<(String, String)>,
-    /// The end of one call: connecting, handshake and answer together.
-    pub deadline: Duration,
-}
-
-impl fmt::Debug for IstioCaConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.headers.iter().map(|(name, _)| name).collect();
-        f.debug_struct("IstioCaConfig")
-            .field("address", &self.address)
-            .field("server_name", &self.server_name)
-            .field("cluster_id", &self.cluster_id)
-            .field("headers", &names)
-            .field("deadline", &self.deadline)
-            .finish()
-    }
-}
-
-/// Why the settings cannot work.
-#[derive(Debug, thiserror::Error)]
-pub enum IstioCaConfigError {
-    /// Not a name that a certificate could bear.
-    #[error("{0:?} is no DNS name or IP address that a server certificate could bear: correct ISTIOD_SAN or CA_ADDR")]
-    ServerName(String),
-    /// Not a header.
-    #[error(
-        "CA_HEADER_{0} cannot be sent: a name needs lower-case letters, digits, '-' or '_', a value printable ASCII; `authorization`, `clusterid` and names that end in `-bin` are not free"
-    )]
-    Header(String),
-    /// Not a header value.
-    #[error("the cluster id {0:?} cannot be sent: expected printable ASCII, correct ISTIO_META_CLUSTER_ID")]
-    ClusterId(String),
-}
-
 /// The certificate authority of an Istio mesh: our RA, istiod or istio-csr.
 pub struct IstioCa {
     address: CaAddress,
-    headers: Vec<(MetadataKey<Ascii>, MetadataValue<Ascii>)>,
+    headers: Vec<Header>,
     deadline: Duration,
     endpoint: Endpoint,
     connector: Connector,
@@ -95,7 +50,7 @@ pub struct IstioCa {
 struct Connection {
     channel: Channel,
     roots: Arc<CaRoots>,
-    number: u64,
+    replica: Replica,
 }
 
 impl fmt::Debug for IstioCa {
@@ -137,7 +92,7 @@ impl IstioCa {
         })
     }
 
-    async fn sign_within_deadline(&self, request: SignRequest) -> Result<Vec<String>, SignError> {
+    async fn sign_within_deadline(&self, request: SignRequest) -> Result<Answer, SignError> {
         let mut used = None;
         let answer = match timeout(self.deadline, self.call(request, &mut used)).await {
             Ok(answer) => answer,
@@ -149,18 +104,18 @@ impl IstioCa {
         if let Err(error) = &answer
             && leaves_replica(error)
         {
-            self.leave(used).await;
+            self.give_up(used).await;
         }
         answer
     }
 
-    /// One call. `used` is the number of the connection, once there is one.
-    async fn call(&self, request: SignRequest, used: &mut Option<u64>) -> Result<Vec<String>, SignError> {
+    /// One call. `used` is who is asked, once there is a connection.
+    async fn call(&self, request: SignRequest, used: &mut Option<Replica>) -> Result<Answer, SignError> {
         let token = request.token.read().await.map_err(SignError::Token)?;
         let message = self.message(&request, &token)?;
         drop(token);
-        let (channel, number) = self.channel().await?;
-        *used = Some(number);
+        let (channel, replica) = self.channel().await?;
+        *used = Some(replica);
         let mut client = IstioCertificateServiceClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES);
         tracing::debug!(request_id = %request.request_id, id = %request.id, "request sent");
         let reply = client
@@ -174,7 +129,7 @@ impl IstioCa {
                 "{seen} chain elements, expected 1 to {MAX_ELEMENTS}"
             )));
         }
-        Ok(elements)
+        Ok(Answer { elements, by: replica })
     }
 
     fn message(
@@ -212,14 +167,15 @@ impl IstioCa {
     }
 
     /// The connection in use, or a new one if there is none or if the roots have changed.
-    async fn channel(&self) -> Result<(Channel, u64), SignError> {
+    async fn channel(&self) -> Result<(Channel, Replica), SignError> {
         let mut connection = self.connection.lock().await;
         let roots = Arc::clone(&self.roots.borrow());
-        let number = match &*connection {
-            Some(known) if Arc::ptr_eq(&known.roots, &roots) => return Ok((known.channel.clone(), known.number)),
-            Some(outdated) => outdated.number + 1,
-            None => fastrand::u64(..u64::MAX / 2),
-        };
+        if let Some(known) = &*connection
+            && Arc::ptr_eq(&known.roots, &roots)
+        {
+            return Ok((known.channel.clone(), known.replica));
+        }
+        let replica = Replica(fastrand::u64(..));
         *connection = None;
         let failed = |error: tonic::transport::Error| {
             // Each of its addresses was tried already.
@@ -237,15 +193,15 @@ impl IstioCa {
         *connection = Some(Connection {
             channel: channel.clone(),
             roots,
-            number,
+            replica,
         });
-        Ok((channel, number))
+        Ok((channel, replica))
     }
 
     /// Gives the connection up, unless another request did already.
-    async fn leave(&self, used: Option<u64>) {
+    async fn give_up(&self, used: Option<Replica>) {
         let mut connection = self.connection.lock().await;
-        let ours = connection.as_ref().is_some_and(|known| used == Some(known.number));
+        let ours = connection.as_ref().is_some_and(|known| used == Some(known.replica));
         if ours {
             *connection = None;
         }
@@ -268,42 +224,21 @@ impl IstioCa {
 }
 
 impl Sign for IstioCa {
-    fn sign(&self, request: SignRequest) -> BoxFuture<'_, Result<Vec<String>, SignError>> {
+    fn sign(&self, request: SignRequest) -> BoxFuture<'_, Result<Answer, SignError>> {
         Box::pin(self.sign_within_deadline(request))
+    }
+
+    fn leave(&self, replica: Replica) -> BoxFuture<'_, ()> {
+        Box::pin(self.give_up(Some(replica)))
     }
 }
 
 fn leaves_replica(error: &SignError) -> bool {
     match error {
-        SignError::Connect { .. } | SignError::Deadline { .. } => true,
+        SignError::Connect { .. } | SignError::Deadline { .. } | SignError::Malformed(_) => true,
         SignError::Status { code, .. } => *code == tonic::Code::Unavailable,
-        SignError::Token(_) | SignError::Malformed(_) => false,
+        SignError::Token(_) => false,
     }
-}
-
-type Header = (MetadataKey<Ascii>, MetadataValue<Ascii>);
-
-fn all_headers(cluster_id: &str, headers: &[(String, String)]) -> Result<Vec<Header>, IstioCaConfigError> {
-    let mut all = Vec::new();
-    if !cluster_id.is_empty() {
-        let wrong = |_| IstioCaConfigError::ClusterId(cluster_id.to_owned());
-        all.push((
-            MetadataKey::from_static("clusterid"),
-            cluster_id.parse().map_err(wrong)?,
-        ));
-    }
-    for (name, value) in headers {
-        let wrong = || IstioCaConfigError::Header(name.clone());
-        let key: MetadataKey<Ascii> = name.to_ascii_lowercase().parse().map_err(|_| wrong())?;
-        // A second `clusterid` makes istiod refuse the request; a second token is nobody's wish.
-        if matches!(key.as_str(), "clusterid" | "authorization") {
-            return Err(wrong());
-        }
-        let mut value: MetadataValue<Ascii> = value.parse().map_err(|_| wrong())?;
-        value.set_sensitive(true);
-        all.push((key, value));
-    }
-    Ok(all)
 }
 
 /// An error's text with the causes behind it, without repeating one that says the same.
@@ -319,4 +254,80 @@ fn causes(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use ensign_testkit::fake_ra::{FakeRa, RaOutcome};
+
+    use super::*;
+    use crate::csr_client::connect::tests::replicas;
+    use crate::csr_client::{RequestId, TokenSource};
+
+    #[derive(Debug)]
+    struct Given;
+
+    impl TokenSource for Given {
+        fn read(&self) -> BoxFuture<'_, Result<Token, TokenError>> {
+            Box::pin(async { Token::new("token") })
+        }
+    }
+
+    async fn client() -> (FakeRa, FakeRa, IstioCa) {
+        let (one, two, connector) = replicas().await;
+        let config = IstioCaConfig {
+            address: "localhost:443".parse().unwrap(),
+            server_name: None,
+            cluster_id: String::new(),
+            headers: Vec::new(),
+            deadline: Duration::from_secs(30),
+        };
+        let mut client = IstioCa::new(config, connector.roots()).unwrap();
+        client.connector = connector;
+        (one, two, client)
+    }
+
+    fn request() -> SignRequest {
+        let id: ensign_pki::SpiffeId = "spiffe://cluster.local/ns/foo/sa/web".parse().unwrap();
+        let key = ensign_pki::PrivateKey::generate(ensign_pki::KeyType::P256).unwrap();
+        SignRequest {
+            csr_pem: ensign_pki::csr::build(&key, &id).unwrap().to_pem(),
+            id,
+            signer: None,
+            ttl: Duration::from_hours(1),
+            token: Arc::new(Given),
+            request_id: RequestId::from_bits(7),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_replica_whose_answer_was_wrong_is_left_for_another_once() {
+        let (one, two, client) = client().await;
+        let (first, second) = (
+            client.sign(request()).await.unwrap(),
+            client.sign(request()).await.unwrap(),
+        );
+        assert_eq!((one.request_count(), two.request_count()), (2, 0));
+        assert_eq!(first.by, second.by);
+        // Both were wrong, and the second to say so does not lead back.
+        client.leave(first.by).await;
+        let third = client.sign(request()).await.unwrap();
+        client.leave(second.by).await;
+        let fourth = client.sign(request()).await.unwrap();
+        assert_eq!((one.request_count(), two.request_count()), (2, 2));
+        assert_eq!(third.by, fourth.by);
+        client.leave(fourth.by).await;
+        client.sign(request()).await.unwrap();
+        assert_eq!((one.request_count(), two.request_count()), (3, 2));
+    }
+
+    #[tokio::test]
+    async fn a_reply_that_is_none_leaves_the_replica_too() {
+        let (one, two, client) = client().await;
+        one.script().push(RaOutcome::Reply(Vec::new()));
+        let error = client.sign(request()).await.unwrap_err();
+        assert!(matches!(error, SignError::Malformed(_)), "{error}");
+        client.sign(request()).await.unwrap();
+        assert_eq!((one.request_count(), two.request_count()), (1, 1));
+    }
 }

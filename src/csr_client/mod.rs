@@ -6,6 +6,7 @@
 //! Leaves to others: keys, verifying what came back and when to ask again (`rotation`).
 
 mod address;
+mod config;
 mod connect;
 mod error;
 mod istio;
@@ -14,9 +15,10 @@ mod roots;
 mod token;
 
 pub use self::address::{AddressError, CaAddress};
+pub use self::config::{IstioCaConfig, IstioCaConfigError};
 pub use self::error::{Retry, SignError};
-pub use self::istio::{IstioCa, IstioCaConfig, IstioCaConfigError};
-pub use self::request::{RequestId, Sign, SignRequest};
+pub use self::istio::IstioCa;
+pub use self::request::{Answer, Replica, RequestId, Sign, SignRequest};
 pub use self::roots::{CaRoots, RootsError};
 pub use self::token::{FileToken, Token, TokenError, TokenSource};
 pub use ensign_pki::{SignerName, SignerNameError};

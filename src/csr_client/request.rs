@@ -19,10 +19,24 @@ pub(super) const REQUEST_ID: &str = "x-request-id";
 /// Anything that turns a CSR into a certificate chain.
 pub trait Sign: fmt::Debug + Send + Sync {
     /// Asks once. Ends within the deadline of the implementation; dropping the future gives the request up.
-    ///
-    /// The answer is the reply's elements as they came (PEM text each); nothing of it is verified.
-    fn sign(&self, request: SignRequest) -> BoxFuture<'_, Result<Vec<String>, SignError>>;
+    fn sign(&self, request: SignRequest) -> BoxFuture<'_, Result<Answer, SignError>>;
+
+    /// An answer of this replica was wrong: the next request goes to another, where there is another.
+    fn leave(&self, replica: Replica) -> BoxFuture<'_, ()>;
 }
+
+/// What an authority answered. Nothing of it is verified.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The reply's elements as they came, PEM text each.
+    pub elements: Vec<String>,
+    /// Who gave it.
+    pub by: Replica,
+}
+
+/// One replica of an authority, for as long as the connection to it lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replica(pub u64);
 
 /// One request for one certificate. A resumed request carries the same CSR and the same id again.
 #[derive(Debug, Clone)]

@@ -229,7 +229,13 @@ impl Issuer {
             }),
         };
         match answer {
-            Ok(elements) => (self.check(job, attempt.key, &elements), None),
+            Ok(answer) => {
+                let issued = self.check(job, attempt.key, &answer.elements);
+                if issued.is_err() {
+                    self.sign.leave(answer.by).await;
+                }
+                (issued, None)
+            }
             Err(error) => {
                 let kept = error.resumable().then_some(attempt);
                 (Err(IssueError::Sign(error)), kept)

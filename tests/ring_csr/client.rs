@@ -58,6 +58,6 @@ impl Client {
             token: Arc::new(FileToken::new(&self.token)),
             request_id: RequestId::from_bits(7),
         };
-        self.ca.sign(request).await
+        self.ca.sign(request).await.map(|answer| answer.elements)
     }
 }

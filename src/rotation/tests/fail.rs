@@ -6,6 +6,7 @@ use test_case::test_case;
 use tonic::Code;
 
 use super::fake::{Do, Node, config, pass};
+use crate::csr_client::Replica;
 use crate::rotation::{Held, Phase, RotationConfig};
 
 const HOUR: u64 = 3600;
@@ -166,6 +167,9 @@ async fn a_wrong_answer_is_rejected_with_its_reason_and_never_offered(what: Do, 
     assert_eq!(seen, reason, "{}", error.message);
     assert_eq!(stream.state().certificate.unwrap().version, first);
     assert!(!stream.changed_now());
+    // Each that answered so was left, and only those.
+    let wrong: Vec<_> = (1..node.sign.count() as u64).map(Replica).collect();
+    assert_eq!(*node.sign.left.lock(), wrong);
 }
 
 #[tokio::test(start_paused = true)]

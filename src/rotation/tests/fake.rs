@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::worker::start_with;
 use super::super::{EntryState, Handle, Held, RotationConfig, Workload, WorkloadUid};
-use crate::csr_client::{Sign, SignError, SignRequest, SignerName, Token, TokenError, TokenSource};
+use crate::csr_client::{Answer, Replica, Sign, SignError, SignRequest, SignerName, Token, TokenError, TokenSource};
 
 pub(crate) const EPOCH: u64 = 1_900_000_000;
 
@@ -117,6 +117,8 @@ pub(crate) struct FakeSign {
     /// By service account.
     pub(crate) script: Mutex<HashMap<String, Do>>,
     pub(crate) seen: Mutex<Vec<Seen>>,
+    /// Whose answers were wrong: each request is answered by a replica of its own, the first by number 0.
+    pub(crate) left: Mutex<Vec<Replica>>,
     /// Now, and at most.
     pub(crate) in_flight: Mutex<(usize, usize)>,
 }
@@ -130,9 +132,9 @@ impl Drop for InFlight<'_> {
 }
 
 impl FakeSign {
-    async fn answer(&self, request: SignRequest) -> Result<Vec<String>, SignError> {
+    async fn answer(&self, request: SignRequest) -> Result<Answer, SignError> {
         let account = request.id.service_account().to_owned();
-        self.seen.lock().push(Seen {
+        let by = self.saw(Seen {
             at: self.clock.origin.elapsed(),
             account: account.clone(),
             signer: request.signer.clone(),
@@ -173,11 +175,18 @@ impl FakeSign {
             Do::ForeignRoot => FakeCa::new().leaf(csr.spki_der(), request.id.as_str(), span, false),
             _ => ca.leaf(csr.spki_der(), request.id.as_str(), span, false),
         };
-        Ok(match what {
+        let elements = match what {
             Do::Empty => vec![],
             Do::NoRoot => vec![leaf],
             _ => vec![leaf, roots.concat()],
-        })
+        };
+        Ok(Answer { elements, by })
+    }
+
+    fn saw(&self, request: Seen) -> Replica {
+        let mut seen = self.seen.lock();
+        seen.push(request);
+        Replica(seen.len() as u64 - 1)
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -203,8 +212,13 @@ impl FakeSign {
 }
 
 impl Sign for FakeSign {
-    fn sign(&self, request: SignRequest) -> BoxFuture<'_, Result<Vec<String>, SignError>> {
+    fn sign(&self, request: SignRequest) -> BoxFuture<'_, Result<Answer, SignError>> {
         Box::pin(self.answer(request))
+    }
+
+    fn leave(&self, replica: Replica) -> BoxFuture<'_, ()> {
+        self.left.lock().push(replica);
+        Box::pin(std::future::ready(()))
     }
 }
 
@@ -247,6 +261,7 @@ impl Node {
             otherwise: Mutex::new(Do::Issue),
             script: Mutex::default(),
             seen: Mutex::default(),
+            left: Mutex::default(),
             in_flight: Mutex::default(),
         });
         Self::with(config, clock, sign)
