@@ -4,7 +4,7 @@
 
 #[path = "ring_kubernetes/admission.rs"]
 mod admission;
-#[path = "ring_kubernetes/attack.rs"]
+#[path = "ring_kubernetes/attack/mod.rs"]
 mod attack;
 #[path = "ring_kubernetes/authn.rs"]
 mod authn;
@@ -28,7 +28,7 @@ mod crowd;
 mod csr_approval;
 #[path = "ring_kubernetes/deploy.rs"]
 mod deploy;
-#[path = "ring_kubernetes/distribution.rs"]
+#[path = "ring_kubernetes/distribution/mod.rs"]
 mod distribution;
 #[path = "ring_kubernetes/exercise.rs"]
 mod exercise;

@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ensign_pki::crypto;
 use ensign_testbed::{
-    cluster::{Access, Cluster, ClusterOptions, Component, TokenOf, unique},
+    cluster::{Access, Cluster, ClusterOptions, Component, Places, TokenOf, unique},
     wait::{PATIENCE, until_true},
 };
 use futures::future::join_all;
@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use test_case::test_case;
 use tonic::Code::{Unauthenticated, Unavailable};
 
-use crate::authority::{Ask, Authority, Rights, grant, informers, reviews};
+use crate::authority::{Ask, Authority, INFORMERS, REVIEWS};
 
 type Result = anyhow::Result<()>;
 
@@ -42,10 +42,11 @@ impl Mode {
         }
     }
 
-    fn rights(self) -> Rights {
+    /// Of rbac.yaml.
+    fn modes(self) -> &'static [&'static str] {
         match self {
-            Self::Review => reviews(),
-            Self::Informer => informers(),
+            Self::Review => REVIEWS,
+            Self::Informer => INFORMERS,
         }
     }
 
@@ -85,7 +86,7 @@ impl Place {
     async fn authority(&self, bed: &Access, mode: Mode, flags: &[&str]) -> anyhow::Result<Authority> {
         let rules = [(self.namespace.as_str(), &["foo"][..], "foo")];
         let flags: Vec<&str> = [mode.flag()].into_iter().chain(flags.iter().copied()).collect();
-        let authority = Authority::start(bed, &mode.rights(), &rules, &flags).await?;
+        let authority = Authority::start(bed, mode.modes(), &rules, &flags).await?;
         if mode == Mode::Informer {
             authority.informed(&self.ask(&self.token(bed).await?)).await?;
         }
@@ -372,7 +373,7 @@ async fn informers_that_may_not_list_fall_back_to_reviews_until_they_may() -> Re
     let bed = Cluster::shared().await?;
     let place = Place::new(&bed).await?;
     let rules = [(place.namespace.as_str(), &["foo"][..], "foo")];
-    let authority = Authority::start(&bed, &reviews(), &rules, &["--authn=informer"]).await?;
+    let authority = Authority::start(&bed, REVIEWS, &rules, &["--authn=informer"]).await?;
     let token = place.token(&bed).await?;
     let granted = authority.granted(&place.ask(&token)).await?;
     assert_eq!(granted.proof, "token_review");
@@ -388,7 +389,7 @@ async fn informers_that_may_not_list_fall_back_to_reviews_until_they_may() -> Re
             .await?,
         0
     );
-    grant(&bed, &authority.namespace, &informers()).await?;
+    Places::in_one(&authority.namespace).grant(&bed, INFORMERS).await?;
     authority.informed(&place.ask(&token)).await?;
     assert_eq!(
         authority

@@ -9,7 +9,7 @@ use ensign_proto::istio::v1::auth::{
     IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient,
 };
 use ensign_testbed::{
-    cluster::{Access, unique},
+    cluster::{Access, Places},
     folder::Folder,
     http as plain,
     process::{Program, Spec, own_binary},
@@ -37,9 +37,6 @@ pub(crate) struct Authority {
     /// Its own namespace, which is also the one of remote secrets.
     pub(crate) namespace: String,
 }
-
-/// What the RA's account may do: rules of a ClusterRole.
-pub(crate) type Rights = serde_json::Value;
 
 /// One request under construction.
 #[derive(Clone)]
@@ -72,43 +69,28 @@ pub(crate) struct Refused {
     pub(crate) detail: String,
 }
 
-pub(crate) fn reviews() -> Rights {
-    json!([{"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}])
-}
-
-/// What `--authn=informer` needs beside the fallback: every account may read the issuer's keys already.
-pub(crate) fn informers() -> Rights {
-    json!([
-        {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
-        {"apiGroups": [""], "resources": ["pods", "serviceaccounts"], "verbs": ["list", "watch"]},
-    ])
-}
-
+/// Modes of rbac.yaml: what `--authn=token-review` needs.
+pub(crate) const REVIEWS: &[&str] = &["base"];
+/// What `--authn=informer` needs; its fallback is TokenReview.
+pub(crate) const INFORMERS: &[&str] = &["base", "pods", "service-accounts"];
 /// What `--ca-trusted-node-accounts` needs with TokenReview.
-pub(crate) fn reviews_and_pods() -> Rights {
-    json!([
-        {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
-        {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
-    ])
-}
+pub(crate) const REVIEWS_AND_PODS: &[&str] = &["base", "pods"];
 
 // === impl Authority ===
 
 impl Authority {
-    /// One that may do what `rights` say, and whose policy is `rules`: namespace, signers, default.
+    /// One that may do what these modes of rbac.yaml need, and whose policy is `rules`: namespace, signers, default.
     pub(crate) async fn start(
         bed: &Access,
-        rights: &Rights,
+        modes: &[&str],
         rules: &[(&str, &[&str], &str)],
         flags: &[&str],
     ) -> anyhow::Result<Self> {
         crypto::install_default();
         let namespace = bed.namespace("ra").await?;
-        bed.service_account(&namespace, "ensign-ra").await?;
-        grant(bed, &namespace, rights).await?;
+        let account = Places::in_one(&namespace).grant(bed, modes).await?;
         let folder = Folder::new()?;
-        let kubeconfig = bed.kubeconfig_of_service_account(&namespace, "ensign-ra").await?;
-        folder.write("kubeconfig", kubeconfig)?;
+        folder.write("kubeconfig", account.kubeconfig)?;
         folder.write("policy.yaml", policy(&folder, rules))?;
         let path = |name: &str| folder.join(name).display().to_string();
         let mut args: Vec<String> = [
@@ -142,7 +124,7 @@ impl Authority {
         .await?;
         let authority = Self {
             channel: channel(grpc, root),
-            user: format!("system:serviceaccount:{namespace}:ensign-ra"),
+            user: account.username,
             folder,
             program,
             addresses,
@@ -367,24 +349,11 @@ pub(crate) fn id(namespace: &str, account: &str) -> String {
     format!("spiffe://cluster.local/ns/{namespace}/sa/{account}")
 }
 
-/// A kubeconfig of an account with these rights, as a remote secret holds it.
-pub(crate) async fn remote_kubeconfig(remote: &Access, rights: &Rights) -> anyhow::Result<String> {
+/// A kubeconfig of an account that may do what these modes need, as a remote secret holds it.
+pub(crate) async fn remote_kubeconfig(remote: &Access, modes: &[&str]) -> anyhow::Result<String> {
     let namespace = remote.namespace("reader").await?;
-    remote.service_account(&namespace, "ensign-ra").await?;
-    grant(remote, &namespace, rights).await?;
-    remote.kubeconfig_of_service_account(&namespace, "ensign-ra").await
-}
-
-/// Gives the RA's account its rights, in the whole cluster.
-pub(crate) async fn grant(bed: &Access, namespace: &str, rights: &Rights) -> anyhow::Result<()> {
-    let name = unique("ensign-ra");
-    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
-        "metadata": {"name": name}, "rules": rights});
-    let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-        "metadata": {"name": name},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
-        "subjects": [{"kind": "ServiceAccount", "namespace": namespace, "name": "ensign-ra"}]});
-    bed.apply_yaml(&format!("{role}\n---\n{binding}\n")).await.map(drop)
+    let account = Places::in_one(&namespace).grant(remote, modes).await?;
+    Ok(account.kubeconfig)
 }
 
 fn policy(folder: &Folder, rules: &[(&str, &[&str], &str)]) -> String {

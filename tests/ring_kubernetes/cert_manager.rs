@@ -20,6 +20,9 @@ use crate::replica::{FOR_EVER, Installation, Replica, Wish, cert_manager_signer,
 
 type Result = anyhow::Result<()>;
 
+/// The ConfigMap that deploy/rbac.yaml lets the RA follow.
+const RUNTIME_ISSUER: &str = "ensign-ra-issuer";
+
 /// An external issuer of a test's own, and a replica that uses it.
 struct Scene {
     namespace: String,
@@ -45,7 +48,7 @@ impl Scene {
             group: text("group"),
         };
         let signer = InstantSigner::start(access, serves, &ca).await?;
-        let installation = Installation::new(access, &[], &[&namespace]).await?;
+        let installation = Installation::new(access, &[], Some(&namespace)).await?;
         let replica = Replica::start(access, &installation).await?;
         Ok(Self {
             namespace,
@@ -94,7 +97,7 @@ async fn cert_manager_signs_for_two_requests_and_no_read() -> Result {
     let of_namespace = bed.issuer(&namespace, "ca").await?;
     let cluster_issuer = unique("foo");
     let of_cluster = bed.cluster_issuer(&cluster_issuer).await?;
-    let installation = Installation::new(&bed, &[], &[&namespace]).await?;
+    let installation = Installation::new(&bed, &[], Some(&namespace)).await?;
     let replica = Replica::start(&bed, &installation).await?;
     for (issuer, ca) in [
         (issuer("Issuer", "ca"), of_namespace),
@@ -112,7 +115,11 @@ async fn cert_manager_signs_for_two_requests_and_no_read() -> Result {
             assert_eq!(reply.lifetime.change(), None);
         }
         replica.settled().await;
-        let requests = bed.audit().requests_by(&installation.username).since(mark).await?;
+        let requests = bed
+            .audit()
+            .requests_by(&installation.account.username)
+            .since(mark)
+            .await?;
         assert_eq!(requests.count("create", "certificaterequests"), 5, "{requests:?}");
         assert_eq!(requests.count("delete", "certificaterequests"), 5);
         assert_eq!(requests.0.len(), 10, "{requests:?}");
@@ -153,7 +160,7 @@ async fn the_object_is_the_one_that_istio_csr_makes_and_says_more() -> Result {
     assert_eq!(spec["issuerRef"]["group"], scene.issuer.group.as_str());
     assert_eq!(spec["duration"], "5m0s");
     assert_eq!(spec["usages"], json!(["client auth", "server auth"]));
-    assert_eq!(spec["username"], scene.installation.username.as_str());
+    assert_eq!(spec["username"], scene.installation.account.username.as_str());
     assert!(spec.get("isCA").is_none());
     let annotations = object.annotations();
     let said = |key: &str| annotations.get(key).map(String::as_str);
@@ -271,11 +278,11 @@ async fn a_config_map_names_the_issuer_while_the_ra_runs() -> Result {
     let first = bed.issuer(&namespace, "first").await?;
     let second = bed.issuer(&namespace, "second").await?;
     let roots = first.root_pem() + &second.root_pem();
-    let installation = Installation::new(&bed, &[], &[&namespace]).await?;
+    let installation = Installation::new(&bed, &[], Some(&namespace)).await?;
     let replica = Replica::start(&bed, &installation).await?;
     let config_map = ConfigMapRef {
-        namespace: namespace.clone(),
-        name: "issuer".to_owned(),
+        namespace: installation.name.clone(),
+        name: RUNTIME_ISSUER.to_owned(),
     };
     let spec = cert_manager_signer_with("foo", &namespace, None, &roots, |spec| {
         spec.runtime_issuer = Some(config_map.clone());
@@ -286,14 +293,14 @@ async fn a_config_map_names_the_issuer_while_the_ra_runs() -> Result {
     assert_eq!(error.code(), tonic::Code::Unavailable);
     ensure!(error.to_string().contains("no issuer is configured yet"), "{error}");
 
-    let maps = Api::<ConfigMap>::namespaced(bed.admin(), &namespace);
+    let maps = Api::<ConfigMap>::namespaced(bed.admin(), &config_map.namespace);
     let name = |name: &str| {
-        json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "issuer" },
+        json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": RUNTIME_ISSUER },
             "data": { "issuer-name": name, "issuer-kind": "Issuer", "issuer-group": "cert-manager.io" } })
     };
     let put = async |object: &serde_json::Value| {
         let params = PatchParams::apply("test").force();
-        maps.patch("issuer", &params, &Patch::Apply(object)).await
+        maps.patch(RUNTIME_ISSUER, &params, &Patch::Apply(object)).await
     };
     let signed_by = async |ca: &TestCa| {
         wait::until("the issuer to be in effect", PATIENCE, async || {
@@ -314,7 +321,7 @@ async fn a_config_map_names_the_issuer_while_the_ra_runs() -> Result {
     wrong["data"]["issuer-kind"] = json!("");
     put(&wrong).await?;
     signed_by(&second).await?;
-    maps.delete("issuer", &DeleteParams::default()).await?;
+    maps.delete(RUNTIME_ISSUER, &DeleteParams::default()).await?;
     wait::until("the issuer to be gone", PATIENCE, async || {
         let asked = Wish::new("foo", "app").certificate(&foo).await;
         let error = asked.err().context("a certificate")?.downcast::<SignerError>()?;
@@ -331,19 +338,19 @@ async fn a_request_under_way_keeps_its_issuer() -> Result {
     let scene = Scene::new(&bed).await?;
     let gate = Gate::new();
     scene.signer.script().push(Answer::default().after(&gate).into());
-    let maps = Api::<ConfigMap>::namespaced(bed.admin(), &scene.namespace);
+    let config_map = ConfigMapRef {
+        namespace: scene.installation.name.clone(),
+        name: RUNTIME_ISSUER.to_owned(),
+    };
+    let maps = Api::<ConfigMap>::namespaced(bed.admin(), &config_map.namespace);
     let IssuerRef { name, kind, group } = &scene.issuer;
     let put = async |name: &str| {
-        let object = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "issuer" },
+        let object = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": RUNTIME_ISSUER },
             "data": { "issuer-name": name, "issuer-kind": kind, "issuer-group": group } });
         let params = PatchParams::apply("test").force();
-        maps.patch("issuer", &params, &Patch::Apply(&object)).await
+        maps.patch(RUNTIME_ISSUER, &params, &Patch::Apply(&object)).await
     };
     put(name).await?;
-    let config_map = ConfigMapRef {
-        namespace: scene.namespace.clone(),
-        name: "issuer".to_owned(),
-    };
     let foo = scene
         .open_with(&scene.replica, |spec| {
             spec.issuer = None;
@@ -378,7 +385,7 @@ async fn a_request_under_way_keeps_its_issuer() -> Result {
 async fn an_issuer_that_is_missing_is_named_and_nothing_is_created() -> Result {
     let bed = Cluster::shared().await?;
     let namespace = bed.namespace("foo").await?;
-    let installation = Installation::new(&bed, &[], &[&namespace]).await?;
+    let installation = Installation::new(&bed, &[], Some(&namespace)).await?;
     let replica = Replica::start(&bed, &installation).await?;
     let ca = TestCa::root_only("late");
     let spec = cert_manager_signer("foo", &namespace, Some(issuer("Issuer", "late")), &ca.root_pem());

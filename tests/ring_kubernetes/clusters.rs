@@ -15,7 +15,7 @@ use serde_json::json;
 use test_case::test_case;
 use tonic::Code::Unauthenticated;
 
-use crate::authority::{Ask, Authority, Rights, informers, remote_kubeconfig, reviews_and_pods};
+use crate::authority::{Ask, Authority, INFORMERS, REVIEWS_AND_PODS, remote_kubeconfig};
 
 type Result = anyhow::Result<()>;
 
@@ -76,19 +76,17 @@ async fn remote_secret(bed: &Access, namespace: &str, name: &str, clusters: &[(&
     Ok(())
 }
 
-fn with_secrets(rights: Rights) -> Rights {
-    let mut rights = rights;
-    let secrets = json!({"apiGroups": [""], "resources": ["secrets"], "verbs": ["list", "watch"]});
-    rights.as_array_mut().expect("a list of rules").push(secrets);
-    rights
+/// And Istio's remote secrets.
+fn with_secrets(modes: &[&'static str]) -> Vec<&'static str> {
+    [modes, &["remote-clusters"]].concat()
 }
 
-#[test_case("--authn=token-review", reviews_and_pods as fn() -> Rights, "token_review_error"; "token review")]
-#[test_case("--authn=informer", informers, "token_kid_unknown"; "informer")]
+#[test_case("--authn=token-review", REVIEWS_AND_PODS, "token_review_error"; "token review")]
+#[test_case("--authn=informer", INFORMERS, "token_kid_unknown"; "informer")]
 #[tokio::test]
 async fn a_token_counts_in_its_own_cluster_for_as_long_as_that_is_known(
     mode: &str,
-    rights: fn() -> Rights,
+    modes: &[&'static str],
     unknown: &str,
 ) -> Result {
     let primary = Cluster::shared().await?;
@@ -104,14 +102,14 @@ async fn a_token_counts_in_its_own_cluster_for_as_long_as_that_is_known(
         "--cluster-aliases=far=remote,near=Kubernetes",
         &trusted,
     ];
-    let authority = Authority::start(&primary, &with_secrets(rights()), &rules, &flags).await?;
+    let authority = Authority::start(&primary, &with_secrets(modes), &rules, &flags).await?;
     authority.ready().await?;
 
     // Not before its secret is there.
     authority
         .refuses(&far.own().in_cluster("remote"), Unauthenticated, "unknown_cluster")
         .await?;
-    let kubeconfig = remote_kubeconfig(&remote, &rights()).await?;
+    let kubeconfig = remote_kubeconfig(&remote, modes).await?;
     remote_secret(&primary, &authority.namespace, "remote", &[("remote", &kubeconfig)]).await?;
     let granted = until("the remote cluster", PATIENCE, async || {
         authority.granted(&far.own().in_cluster("remote")).await
@@ -183,8 +181,8 @@ async fn a_remote_secret_that_is_wrong_is_named_and_a_better_one_counts() -> Res
     let far = Side::new(&remote, &apps, &system).await?;
     let rules = [(apps.as_str(), &["foo"][..], "foo")];
     let flags = ["--authn=token-review", "--remote-clusters"];
-    let authority = Authority::start(&primary, &with_secrets(reviews_and_pods()), &rules, &flags).await?;
-    let good = remote_kubeconfig(&remote, &reviews_and_pods()).await?;
+    let authority = Authority::start(&primary, &with_secrets(REVIEWS_AND_PODS), &rules, &flags).await?;
+    let good = remote_kubeconfig(&remote, REVIEWS_AND_PODS).await?;
     let ask = far.own().in_cluster("remote");
     let refused = async |name: &str, why: &str| {
         until(&format!("a refusal because of {why}"), PATIENCE, async || {

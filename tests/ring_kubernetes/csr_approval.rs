@@ -38,7 +38,7 @@ async fn another_approves_and_we_write_nothing() -> Result {
     scene.nothing_is_left(&bed).await?;
     let requests = bed
         .audit()
-        .requests_by(&scene.installation.username)
+        .requests_by(&scene.installation.account.username)
         .since(mark)
         .await?;
     assert_eq!(
@@ -122,7 +122,7 @@ async fn a_missing_right_is_named_and_leaves_nothing() -> Result {
     let bed = Cluster::shared().await?;
     let mut scene = Scene::new(&bed).await?;
     // May use another signer only.
-    scene.installation = Installation::new(&bed, &["example.com/other"], &[]).await?;
+    scene.installation = Installation::new(&bed, &["example.com/other"], None).await?;
     scene.replica = Replica::start(&bed, &scene.installation).await?;
     let foo = scene.open().await?;
     let error = Wish::new("foo", "app").ask(&foo).await.err().context("a certificate")?;
@@ -138,7 +138,7 @@ async fn approvals(access: &Access, scene: &Scene) -> anyhow::Result<AdmissionHo
         group: "certificates.k8s.io",
         resource: "certificatesigningrequests/approval",
         operations: &["UPDATE"],
-        user: &scene.installation.username,
+        user: &scene.installation.account.username,
     };
     AdmissionHook::start(access, &hooked).await
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, ensure};
 use ensign_pki::{Bundle, Chain, KeyType, PrivateKey, SpiffeId, Svid, SystemClock, crypto, csr};
 use ensign_testbed::cluster::instant_signer::{InstantSigner, Serves};
-use ensign_testbed::cluster::{Access, Manifests, Places, TokenOf, unique};
+use ensign_testbed::cluster::{Access, Places, TokenOf, unique};
 use ensign_testbed::folder::Folder;
 use ensign_testbed::wait::{self, PATIENCE};
 use ensign_testkit::TestCa;
@@ -65,19 +65,12 @@ impl<'a> Fleet<'a> {
     pub(crate) async fn new(bed: &'a Access, deadline: &str, resume_window: &str) -> Result<Self> {
         crypto::install_default();
         let own = bed.namespace("ensign").await?;
-        bed.service_account(&own, "ensign-ra").await?;
         let signer_name = format!("example.com/{}", unique("mesh"));
         let places = Places {
-            own: own.clone(),
-            istio: own.clone(),
             signers: vec![signer_name.clone()],
-            issuers: Vec::new(),
+            ..Places::in_one(&own)
         };
-        let rbac = Manifests::read("rbac.yaml")?.of_modes(&MODES)?.moved(&places);
-        rbac.apply(bed).await?;
-        for right in rbac.rights()? {
-            right.wait_until(bed, true).await?;
-        }
+        let account = places.grant(bed, &MODES).await?;
         let ca = TestCa::with_intermediates("mesh", 1);
         let folder = Folder::new()?;
         let roots = folder.write("roots.pem", ca.root_pem())?;
@@ -98,10 +91,10 @@ rules:
             roots.display()
         );
         Ok(Self {
-            username: format!("system:serviceaccount:{own}:ensign-ra"),
+            username: account.username,
             signer: InstantSigner::start(bed, Serves::SignerName(signer_name), &ca).await?,
             roots: Bundle::parse_pem(&ca.root_pem())?,
-            kubeconfig: bed.kubeconfig_of_service_account(&own, "ensign-ra").await?,
+            kubeconfig: account.kubeconfig,
             policy,
             own,
             bed,

@@ -12,7 +12,7 @@ use rcgen::{
 };
 use tonic::Code;
 
-use crate::authority::{Ask, Authority, id, reviews};
+use crate::authority::{Ask, Authority, REVIEWS, id};
 
 type Result<T = ()> = anyhow::Result<T>;
 
@@ -51,7 +51,7 @@ async fn who_asks_for_the_signer_of_others_learns_nothing_and_the_log_says_all()
     let pod = bed.pod(&foo, "sleep-0", "sleep", "node-1").await?;
     let token = bed.token(&TokenOf::new(&foo, "sleep").pod(&pod)).await?;
     let rules = [(foo.as_str(), &["foo"][..], "foo"), ("bar", &["bar"], "bar")];
-    let authority = Authority::start(&bed, &reviews(), &rules, &[]).await?;
+    let authority = Authority::start(&bed, REVIEWS, &rules, &[]).await?;
     let ask = Ask::own(&foo, "sleep", &token);
     assert_eq!(authority.granted(&ask).await?.signer, "foo");
 
@@ -179,7 +179,7 @@ async fn a_csr_with_anything_but_the_callers_own_identity_is_refused() -> Result
     let pod = bed.pod(&foo, "sleep-0", "sleep", "node-1").await?;
     let token = bed.token(&TokenOf::new(&foo, "sleep").pod(&pod)).await?;
     let rules = [("*", &["foo"][..], "foo")];
-    let authority = Authority::start(&bed, &reviews(), &rules, &[]).await?;
+    let authority = Authority::start(&bed, REVIEWS, &rules, &[]).await?;
     let ask = Ask::own(&foo, "sleep", &token);
     authority.granted(&ask).await?;
 

@@ -2,13 +2,13 @@
 //! where the scheduler put them.
 
 use anyhow::Context as _;
-use ensign_testbed::cluster::{Access, Cluster, TokenOf, unique};
+use ensign_testbed::cluster::{Access, Cluster, Places, TokenOf, unique};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use test_case::test_case;
 use tonic::Code::{PermissionDenied, Unauthenticated};
 
-use crate::authority::{Ask, Authority, Rights, grant, id, informers, reviews, reviews_and_pods};
+use crate::authority::{Ask, Authority, INFORMERS, REVIEWS, REVIEWS_AND_PODS, id};
 
 type Result = anyhow::Result<()>;
 
@@ -41,14 +41,14 @@ impl Mesh {
     }
 
     /// An RA that trusts the ztunnels. Pods' own namespace may have `foo` only, the ztunnels' `bar` only.
-    async fn authority(&self, bed: &Access, rights: &Rights, flags: &[&str]) -> anyhow::Result<Authority> {
+    async fn authority(&self, bed: &Access, modes: &[&str], flags: &[&str]) -> anyhow::Result<Authority> {
         let trusted = format!("--ca-trusted-node-accounts= {}/ztunnel ", self.system);
         let rules = [
             (self.apps.as_str(), &["foo"][..], "foo"),
             (self.system.as_str(), &["bar"][..], "bar"),
         ];
         let flags: Vec<&str> = [trusted.as_str()].into_iter().chain(flags.iter().copied()).collect();
-        let authority = Authority::start(bed, rights, &rules, &flags).await?;
+        let authority = Authority::start(bed, modes, &rules, &flags).await?;
         authority.ready().await?;
         Ok(authority)
     }
@@ -59,16 +59,13 @@ impl Mesh {
     }
 }
 
-#[test_case("--authn=token-review", reviews_and_pods as fn() -> Rights; "token review")]
-#[test_case("--authn=informer", informers; "informer")]
+#[test_case("--authn=token-review", REVIEWS_AND_PODS; "token review")]
+#[test_case("--authn=informer", INFORMERS; "informer")]
 #[tokio::test]
-async fn a_pod_on_the_node_is_granted_by_its_own_policy_and_costs_no_read(
-    mode: &str,
-    rights: fn() -> Rights,
-) -> Result {
+async fn a_pod_on_the_node_is_granted_by_its_own_policy_and_costs_no_read(mode: &str, modes: &[&str]) -> Result {
     let bed = Cluster::shared().await?;
     let mesh = Mesh::new(&bed).await?;
-    let authority = mesh.authority(&bed, &rights(), &[mode]).await?;
+    let authority = mesh.authority(&bed, modes, &[mode]).await?;
     let token = mesh.token(&bed).await?;
     let ask = Ask::for_pod(&mesh.apps, "web", &token);
     if mode == "--authn=informer" {
@@ -101,7 +98,7 @@ async fn who_may_not_ask_for_a_pod() -> Result {
     let bed = Cluster::shared().await?;
     let mesh = Mesh::new(&bed).await?;
     let authority = mesh
-        .authority(&bed, &reviews_and_pods(), &["--authn=token-review"])
+        .authority(&bed, REVIEWS_AND_PODS, &["--authn=token-review"])
         .await?;
     let token = mesh.token(&bed).await?;
 
@@ -176,7 +173,7 @@ async fn a_pod_counts_from_its_schedule_to_its_end() -> Result {
     let bed = Cluster::shared().await?;
     let mesh = Mesh::new(&bed).await?;
     let authority = mesh
-        .authority(&bed, &reviews_and_pods(), &["--authn=token-review"])
+        .authority(&bed, REVIEWS_AND_PODS, &["--authn=token-review"])
         .await?;
     let token = mesh.token(&bed).await?;
     bed.service_account(&mesh.apps, "late").await?;
@@ -212,7 +209,7 @@ async fn nobody_asks_for_others_where_nobody_is_trusted_and_nobody_reads_pods() 
     let mesh = Mesh::new(&bed).await?;
     let rules = [(mesh.apps.as_str(), &["foo"][..], "foo")];
     let mark = bed.audit().mark().await?;
-    let authority = Authority::start(&bed, &reviews(), &rules, &[]).await?;
+    let authority = Authority::start(&bed, REVIEWS, &rules, &[]).await?;
     authority.ready().await?;
     let token = mesh.token(&bed).await?;
     let ask = Ask::for_pod(&mesh.apps, "web", &token);
@@ -232,7 +229,7 @@ async fn pods_that_may_not_be_listed_keep_the_ra_unready_and_refuse_nobody_for_g
     let mesh = Mesh::new(&bed).await?;
     let trusted = format!("--ca-trusted-node-accounts={}/ztunnel", mesh.system);
     let rules = [(mesh.apps.as_str(), &["foo"][..], "foo")];
-    let authority = Authority::start(&bed, &reviews(), &rules, &[&trusted]).await?;
+    let authority = Authority::start(&bed, REVIEWS, &rules, &[&trusted]).await?;
     let token = mesh.token(&bed).await?;
     let ask = Ask::for_pod(&mesh.apps, "web", &token);
     authority
@@ -240,7 +237,9 @@ async fn pods_that_may_not_be_listed_keep_the_ra_unready_and_refuse_nobody_for_g
         .await?;
     let missing = authority.missing().await?;
     assert!(missing.contains("pods"), "{missing}");
-    grant(&bed, &authority.namespace, &reviews_and_pods()).await?;
+    Places::in_one(&authority.namespace)
+        .grant(&bed, REVIEWS_AND_PODS)
+        .await?;
     authority.ready().await?;
     authority.granted(&ask).await.context("once its pods are known")?;
     authority.finish().await?;

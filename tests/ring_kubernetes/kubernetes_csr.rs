@@ -27,7 +27,7 @@ async fn cert_manager_signs_for_three_requests_and_no_read() -> Result {
     let ca = TestCa::root_only("foo");
     bed.issue_with(&issuer, &ca).await?;
     let signer_name = issuer.signer_name();
-    let installation = Installation::new(&bed, &[&signer_name], &[]).await?;
+    let installation = Installation::new(&bed, &[&signer_name], None).await?;
     let replica = Replica::start(&bed, &installation).await?;
     let foo = replica.open(&csr_signer("foo", &signer_name, &ca.root_pem())).await?;
     // The watches stand before we begin to count.
@@ -40,7 +40,11 @@ async fn cert_manager_signs_for_three_requests_and_no_read() -> Result {
         assert_eq!(reply.lifetime.change(), None);
     }
     replica.settled().await;
-    let requests = bed.audit().requests_by(&installation.username).since(mark).await?;
+    let requests = bed
+        .audit()
+        .requests_by(&installation.account.username)
+        .since(mark)
+        .await?;
     assert_eq!(
         requests.count("create", "certificatesigningrequests"),
         5,
@@ -59,7 +63,7 @@ async fn an_issuer_of_a_namespace_signs_too() -> Result {
     let namespace = bed.namespace("foo").await?;
     let ca = bed.issuer(&namespace, "ca").await?;
     let signer_name = format!("issuers.cert-manager.io/{namespace}.ca");
-    let installation = Installation::new(&bed, &[&signer_name], &[&namespace]).await?;
+    let installation = Installation::new(&bed, &[&signer_name], Some(&namespace)).await?;
     let replica = Replica::start(&bed, &installation).await?;
     let foo = replica.open(&csr_signer("foo", &signer_name, &ca.root_pem())).await?;
     Wish::new(&namespace, "app").certificate(&foo).await?;
@@ -91,7 +95,10 @@ async fn the_object_says_for_whom_it_is_and_when_it_ends() -> Result {
     asking.abort();
     assert_eq!(object.name_any(), name);
     assert_eq!(object.spec.signer_name, scene.name);
-    assert_eq!(object.spec.username.as_deref(), Some(&*scene.installation.username));
+    assert_eq!(
+        object.spec.username.as_deref(),
+        Some(&*scene.installation.account.username)
+    );
     assert_eq!(object.spec.expiration_seconds, Some(3600));
     assert_eq!(
         object.spec.usages.as_deref().context("usages")?,
@@ -336,7 +343,7 @@ async fn an_issuer_that_is_missing_or_not_ready_is_named_and_nothing_is_created(
     let issuer = IssuerRef::Cluster(unique("late"));
     let ca = TestCa::root_only("late");
     let signer_name = issuer.signer_name();
-    let installation = Installation::new(&bed, &[&signer_name], &[]).await?;
+    let installation = Installation::new(&bed, &[&signer_name], None).await?;
     let replica = Replica::start(&bed, &installation).await?;
     let foo = replica.open(&csr_signer("foo", &signer_name, &ca.root_pem())).await?;
     let name = signer_name.split_once('/').context("a name")?.1;

@@ -1,4 +1,4 @@
-//! The election and the count of replicas, with several candidates in this process and their right to one Lease by name.
+//! The election and the count of replicas, with several candidates in this process and the rights to two Leases by name that deploy/rbac.yaml grants.
 //!
 //! In this process because a replica's times are part of what is tested, and they are not for operators to set.
 
@@ -9,7 +9,7 @@ use ensign_ra::{
     leader::{Candidate, LeaderMetrics, Timing, count_replicas, elect, identity},
 };
 use ensign_testbed::{
-    cluster::{Cluster, ClusterOptions, Component},
+    cluster::{Cluster, ClusterOptions, Component, Places},
     wait::{PATIENCE, until, until_true},
 };
 use k8s_openapi::api::coordination::v1::Lease;
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 type Result = anyhow::Result<()>;
 
-const LEASE: &str = "ensign-ra-test";
+const LEASE: &str = "ensign-ra";
 /// Short enough that a test sees a Lease expire.
 const TIMING: Timing = Timing {
     retry: Duration::from_millis(200),
@@ -84,29 +84,11 @@ impl Replica {
     }
 }
 
-/// A connection as a user who may do to the two Leases what the election needs, and nothing else.
+/// A connection as the RA's account, with what every RA may do.
 async fn limited(bed: &Cluster, namespace: &str) -> anyhow::Result<Arc<Connection>> {
-    bed.apply_yaml(&format!(
-        "
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {{ name: leader, namespace: {namespace} }}
-rules:
-- apiGroups: [coordination.k8s.io]
-  resources: [leases]
-  resourceNames: [{LEASE}, {LEASE}-replicas]
-  verbs: [list, watch, create, patch]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {{ name: leader, namespace: {namespace} }}
-roleRef: {{ apiGroup: rbac.authorization.k8s.io, kind: Role, name: leader }}
-subjects: [{{ apiGroup: rbac.authorization.k8s.io, kind: User, name: candidate }}]
-"
-    ))
-    .await?;
+    let account = Places::in_one(namespace).grant(bed, &["base"]).await?;
     let path = bed.folder().join("candidate.kubeconfig");
-    std::fs::write(&path, bed.kubeconfig_of_user("candidate", None)?)?;
+    std::fs::write(&path, account.kubeconfig)?;
     let source = ClusterSource::Kubeconfig { path, context: None };
     Ok(Arc::new(connect(&source, &KubernetesMetrics::default()).await?))
 }

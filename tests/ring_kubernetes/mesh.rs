@@ -1,5 +1,5 @@
 //! Istio's configuration as it comes, changes, breaks and goes: the mesh ConfigMap and ProxyConfig objects of a real API
-//! server, read with the rights that docs/policy.md grants and no others.
+//! server, read with the rights of deploy/rbac.yaml for it and no others.
 //!
 //! In clusters of their own: a CRD is there for all who share a cluster, and `istio-system` is one name.
 
@@ -9,7 +9,7 @@ use ensign_ra::{
     mesh::{KubernetesSigner, Mesh, MeshFeed, MeshMetrics, MeshSource, follow},
 };
 use ensign_testbed::{
-    cluster::{Cluster, ClusterOptions, Component},
+    cluster::{Cluster, ClusterOptions, Component, Places},
     http,
     process::{Program, Spec, own_binary},
     wait::{PATIENCE, until, until_true},
@@ -32,8 +32,8 @@ type Result = anyhow::Result<()>;
 
 const NAMESPACE: &str = "istio-system";
 const DOMAIN: &str = "clusterissuers.cert-manager.io";
-const USER: &str = "ensign-ra";
-const PAGE: &str = include_str!("../../docs/policy.md");
+/// Of the RA's account, in the cluster's folder.
+const KUBECONFIG: &str = "ra.kubeconfig";
 
 /// Somebody who follows Istio's configuration.
 struct Reader {
@@ -45,8 +45,7 @@ struct Reader {
 
 impl Reader {
     async fn start(bed: &Cluster) -> anyhow::Result<Self> {
-        let path = bed.folder().join("reader.kubeconfig");
-        std::fs::write(&path, bed.kubeconfig_of_user(USER, None)?)?;
+        let path = bed.folder().join(KUBECONFIG);
         let mut registry = Registry::default();
         let kubernetes = KubernetesMetrics::register(&mut registry);
         let source = ClusterSource::Kubeconfig { path, context: None };
@@ -114,7 +113,7 @@ fn has_roots(mesh: &Mesh, signer: &str, cas: &[&TestCa]) -> bool {
     roots == Bundle::parse_pem(&expected).ok()
 }
 
-/// A cluster without cert-manager, in which the reader has the rights that the page grants.
+/// A cluster without cert-manager, in which the RA may read Istio's configuration.
 async fn bed() -> anyhow::Result<Cluster> {
     let bed = Cluster::start(ClusterOptions {
         cert_manager: false,
@@ -122,28 +121,13 @@ async fn bed() -> anyhow::Result<Cluster> {
     })
     .await?;
     bed.namespace_named(NAMESPACE).await?;
-    let roles = PAGE
-        .split("```yaml object\n")
-        .filter_map(|example| example.split("```").next())
-        .find(|example| example.contains("kind: Role\n"))
-        .expect("the page grants rights");
-    bed.apply_yaml(roles).await?;
-    bed.apply_yaml(&format!(
-        "
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {{ name: reader, namespace: {NAMESPACE} }}
-roleRef: {{ apiGroup: rbac.authorization.k8s.io, kind: Role, name: ensign-ra-mesh-config }}
-subjects: [{{ apiGroup: rbac.authorization.k8s.io, kind: User, name: {USER} }}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {{ name: reader }}
-roleRef: {{ apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: ensign-ra-proxy-configs }}
-subjects: [{{ apiGroup: rbac.authorization.k8s.io, kind: User, name: {USER} }}]
-"
-    ))
-    .await?;
+    let own = bed.namespace("ensign").await?;
+    let places = Places {
+        istio: NAMESPACE.to_owned(),
+        ..Places::in_one(&own)
+    };
+    let account = places.grant(&bed, &["istio-config"]).await?;
+    std::fs::write(bed.folder().join(KUBECONFIG), account.kubeconfig)?;
     Ok(bed)
 }
 
@@ -349,9 +333,8 @@ async fn the_ra_runs_unready_until_there_is_a_policy_and_stays_ready_when_it_bre
     let bed = bed().await?;
     let path = |name: &str| bed.folder().join(name).display().to_string();
     std::fs::write(path("jwks.json"), tokens::jwks(&[&TokenMint::es256("key")]))?;
-    std::fs::write(path("ra.kubeconfig"), bed.kubeconfig_of_user(USER, None)?)?;
     let flags = [
-        ("--kubeconfig", path("ra.kubeconfig")),
+        ("--kubeconfig", path(KUBECONFIG)),
         ("--jwks-file", path("jwks.json")),
         ("--token-issuer", tokens::ISSUER.to_owned()),
         ("--serving-ca-dir", path("serving-ca")),

@@ -63,7 +63,7 @@ async fn a_request_that_is_cancelled_before_it_began_or_comes_too_late_creates_n
     ensure!(foo.signer().sign(late).await.is_err());
     let requests = bed
         .audit()
-        .requests_by(&scene.installation.username)
+        .requests_by(&scene.installation.account.username)
         .since(mark)
         .await?;
     assert_eq!(
@@ -161,7 +161,7 @@ async fn certificate_requests_are_swept_too() -> Result {
     let bed = Cluster::shared().await?;
     InstantSigner::install_kind(&bed).await?;
     let namespace = bed.namespace("foo").await?;
-    let installation = Installation::new(&bed, &[], &[&namespace]).await?;
+    let installation = Installation::new(&bed, &[], Some(&namespace)).await?;
     let replica = Replica::start(&bed, &installation).await?;
     let ca = TestCa::root_only("foo");
     let reference = Serves::external_issuer("nobody").reference();

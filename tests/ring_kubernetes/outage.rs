@@ -173,7 +173,7 @@ async fn cert_manager_stopped_and_started_serves_who_waited() -> Result {
     let bed = Cluster::start(ClusterOptions::default()).await?;
     let ca = bed.cluster_issuer("foo").await?;
     let issuer = IssuerRef::Cluster("foo".to_owned());
-    let installation = Installation::new(&bed, &[&issuer.signer_name()], &[]).await?;
+    let installation = Installation::new(&bed, &[&issuer.signer_name()], None).await?;
     let replica = Replica::start(&bed, &installation).await?;
     let spec = csr_signer("foo", &issuer.signer_name(), &ca.root_pem());
     let foo = replica.open(&spec).await?;
@@ -202,7 +202,7 @@ async fn cert_manager_without_its_feature_gate_is_named() -> Result {
     let bed = Cluster::start(options).await?;
     let ca = bed.cluster_issuer("foo").await?;
     let issuer = IssuerRef::Cluster("foo".to_owned());
-    let installation = Installation::new(&bed, &[&issuer.signer_name()], &[]).await?;
+    let installation = Installation::new(&bed, &[&issuer.signer_name()], None).await?;
     let replica = Replica::start(&bed, &installation).await?;
     let spec = csr_signer_with("foo", &issuer.signer_name(), &ca.root_pem(), |csr| {
         csr.request.deadline = Duration::from_secs(3);
@@ -228,7 +228,7 @@ async fn without_cert_managers_kinds_its_signers_say_so() -> Result {
     let bed = Cluster::start(options).await?;
     let ca = TestCa::root_only("foo");
     let signer_name = "clusterissuers.cert-manager.io/foo";
-    let installation = Installation::new(&bed, &[signer_name], &["default"]).await?;
+    let installation = Installation::new(&bed, &[signer_name], Some("default")).await?;
     let replica = Replica::start(&bed, &installation).await?;
     let issuer = ensign_ra::policy::IssuerRef {
         name: "foo".to_owned(),

@@ -231,7 +231,7 @@ pub(crate) async fn certificate(at: SocketAddr, roots: &str, token: &str, id: &s
         token: Arc::new(FileToken::new(&token)),
         request_id: RequestId::from_bits(7),
     };
-    Ok(IstioCa::new(config, roots)?.sign(request).await?)
+    Ok(IstioCa::new(config, roots)?.sign(request).await?.elements)
 }
 
 /// A workload with a pod: its token and its id.

@@ -11,24 +11,21 @@ use ensign_ra::policy::{Backend, CertManagerSpec, IssuerRef, KubernetesCsrSpec, 
 use ensign_ra::reply::{self, Asked, Reply};
 use ensign_ra::signer::object::{Backends, BackendsParts, ObjectMetrics};
 use ensign_ra::signer::{Host, IdempotencyKey, Issuance, Issued, Originator, Pod, Running, SignerError, Signers};
-use ensign_testbed::cluster::{Access, unique};
-use ensign_testbed::wait::{self, PATIENCE};
-use k8s_openapi::api::authorization::v1::SubjectAccessReview;
+use ensign_testbed::cluster::{Access, Places, RaAccount};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use kube::Api;
-use kube::api::{ApiResource, DynamicObject, ListParams, PostParams};
+use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::core::GroupVersionKind;
 use prometheus_client::registry::Registry;
-use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-/// Who an RA is in one test: a user with exactly the rights that its signers need, and an installation.
-#[derive(Debug, Clone)]
+/// Who an RA is in one test: an account with the rights that deploy/rbac.yaml grants for its signers, and an installation.
+#[derive(Clone)]
 pub(crate) struct Installation {
+    /// Its own namespace, too.
     pub(crate) name: String,
-    pub(crate) username: String,
-    kubeconfig: String,
+    pub(crate) account: RaAccount,
 }
 
 /// One replica.
@@ -50,67 +47,27 @@ pub(crate) struct Wish {
 // === impl Installation ===
 
 impl Installation {
-    /// One that may use these signers of the CSR API, and make CertificateRequests in these namespaces.
-    pub(crate) async fn new(access: &Access, signers: &[&str], namespaces: &[&str]) -> anyhow::Result<Self> {
-        let name = unique("ensign");
-        Self::named(access, &name, signers, namespaces).await
-    }
-
-    pub(crate) async fn named(
-        access: &Access,
-        name: &str,
-        signers: &[&str],
-        namespaces: &[&str],
-    ) -> anyhow::Result<Self> {
-        let subject = json!([{ "kind": "User", "name": name, "apiGroup": RBAC }]);
-        let mut objects = vec![
-            json!({
-                "apiVersion": format!("{RBAC}/v1"), "kind": "ClusterRole", "metadata": { "name": name },
-                "rules": [
-                    { "apiGroups": ["certificates.k8s.io"], "resources": ["certificatesigningrequests"],
-                      "verbs": ["create", "list", "watch", "delete"] },
-                    { "apiGroups": ["certificates.k8s.io"], "resources": ["certificatesigningrequests/approval"],
-                      "verbs": ["update"] },
-                    { "apiGroups": ["certificates.k8s.io"], "resources": ["signers"], "resourceNames": signers,
-                      "verbs": ["approve"] },
-                    { "apiGroups": ["cert-manager.io"], "resources": ["clusterissuers", "issuers"],
-                      "verbs": ["list", "watch"] },
-                ],
-            }),
-            json!({
-                "apiVersion": format!("{RBAC}/v1"), "kind": "ClusterRoleBinding", "metadata": { "name": name },
-                "roleRef": { "kind": "ClusterRole", "name": name, "apiGroup": RBAC }, "subjects": subject,
-            }),
-        ];
-        for namespace in namespaces {
-            objects.push(json!({
-                "apiVersion": format!("{RBAC}/v1"), "kind": "Role", "metadata": { "name": name, "namespace": namespace },
-                "rules": [
-                    { "apiGroups": ["cert-manager.io"], "resources": ["certificaterequests"],
-                      "verbs": ["create", "list", "watch", "delete"] },
-                    { "apiGroups": ["cert-manager.io"], "resources": ["signers"], "verbs": ["reference"] },
-                    { "apiGroups": [""], "resources": ["configmaps"], "verbs": ["list", "watch"] },
-                ],
-            }));
-            objects.push(json!({
-                "apiVersion": format!("{RBAC}/v1"), "kind": "RoleBinding",
-                "metadata": { "name": name, "namespace": namespace },
-                "roleRef": { "kind": "Role", "name": name, "apiGroup": RBAC }, "subjects": subject,
-            }));
+    /// One that may use these signers of the CSR API, and cert-manager's kinds in this namespace.
+    pub(crate) async fn new(access: &Access, signers: &[&str], issuers: Option<&str>) -> anyhow::Result<Self> {
+        let name = access.namespace("ensign").await?;
+        let istio = issuers.unwrap_or(&name);
+        let of_namespace = format!("issuers.cert-manager.io/{istio}.");
+        let places = Places {
+            own: name.clone(),
+            istio: istio.to_owned(),
+            signers: signers.iter().copied().map(str::to_owned).collect(),
+            issuers: signers
+                .iter()
+                .filter_map(|signer| signer.strip_prefix(&of_namespace))
+                .map(|issuer| format!("Issuer.cert-manager.io/{istio}/{issuer}"))
+                .collect(),
+        };
+        let mut modes = vec!["base", "kubernetes-csr", "cluster-issuers"];
+        if issuers.is_some() {
+            modes.extend(["cert-manager", "issuers", "issuer-reference", "runtime-issuer"]);
         }
-        for object in objects {
-            access.apply_yaml(&object.to_string()).await?;
-        }
-        // The API server learns of rights a moment after it took them.
-        may(access, name, "certificates.k8s.io", "certificatesigningrequests", None).await?;
-        for namespace in namespaces {
-            may(access, name, "cert-manager.io", "certificaterequests", Some(namespace)).await?;
-        }
-        Ok(Self {
-            name: name.to_owned(),
-            username: name.to_owned(),
-            kubeconfig: access.kubeconfig_of_user(name, None)?,
-        })
+        let account = places.grant(access, &modes).await?;
+        Ok(Self { name, account })
     }
 
     /// The name of a request's object, with its number after it where that is not the first.
@@ -155,10 +112,10 @@ impl Replica {
         let mut registry = Registry::default();
         let metrics = KubernetesMetrics::register(&mut registry);
         let path = access.folder().join(format!("{}.kubeconfig", fastrand::u64(..)));
-        std::fs::write(&path, &installation.kubeconfig)?;
+        std::fs::write(&path, &installation.account.kubeconfig)?;
         let source = kubernetes::ClusterSource::Kubeconfig { path, context: None };
         let cluster = kubernetes::connect(&source, &metrics).await?;
-        assert_eq!(cluster.username(), installation.username);
+        assert_eq!(cluster.username(), installation.account.username);
         let tasks = TaskTracker::new();
         let backends = Backends::new(BackendsParts {
             cluster: cluster.clone(),
@@ -283,20 +240,6 @@ impl Wish {
     }
 }
 
-/// Waits until a user may watch.
-async fn may(access: &Access, user: &str, group: &str, resource: &str, namespace: Option<&str>) -> anyhow::Result<()> {
-    let review: SubjectAccessReview = serde_json::from_value(json!({ "metadata": {}, "spec": {
-        "user": user,
-        "resourceAttributes": { "verb": "watch", "group": group, "resource": resource, "namespace": namespace },
-    } }))?;
-    let reviews = Api::<SubjectAccessReview>::all(access.admin());
-    wait::until_true("the rights of the RA", PATIENCE, async || {
-        let answer = reviews.create(&PostParams::default(), &review).await?;
-        Ok(answer.status.is_some_and(|status| status.allowed))
-    })
-    .await
-}
-
 /// A signer behind the CSR API.
 pub(crate) fn csr_signer(name: &str, signer_name: &str, roots: &str) -> SignerSpec {
     csr_signer_with(name, signer_name, roots, |_| {})
@@ -363,6 +306,5 @@ fn request_spec() -> RequestSpec {
     }
 }
 
-const RBAC: &str = "rbac.authorization.k8s.io";
 /// Longer than any deadline of a signer here.
 pub(crate) const FOR_EVER: Duration = Duration::from_mins(10);

@@ -12,7 +12,7 @@ use crate::exercise::Exercise;
 type Result = anyhow::Result<()>;
 
 /// Mode, resource, verbs, and what in the RA needs them.
-const REASONS: [(&str, &str, &str, &str); 22] = [
+const REASONS: [(&str, &str, &str, &str); 23] = [
     (
         "base",
         "tokenreviews",
@@ -96,6 +96,12 @@ const REASONS: [(&str, &str, &str, &str); 22] = [
         "configmaps",
         "list watch",
         "signer: the issuer that is named while the RA runs",
+    ),
+    (
+        "signer-roots",
+        "configmaps",
+        "list watch",
+        "trust: roots of signers that the policy says are in a ConfigMap",
     ),
     (
         "cluster-issuers",

@@ -32,6 +32,20 @@ const ROOT_CERT: &str = "istio-ca-root-cert";
 /// No request has one of these verbs: the API server or cert-manager asks for the right while it serves another.
 const ASKED_FOR_BY_OTHERS: [&str; 3] = ["approve", "attest", "reference"];
 
+/// The file beside Istio's configuration: another signer may be used as well, with roots in a ConfigMap.
+const POLICY: &str = "
+apiVersion: ensign.mesh/v1
+signers:
+- name: istio-system
+  kubernetesCsr: {signerName: clusterissuers.cert-manager.io/istio-system}
+  roots: {mesh: true}
+- name: foo
+  kubernetesCsr: {signerName: clusterissuers.cert-manager.io/foo}
+  roots: {configMap: {namespace: ensign-system, name: ensign-ra-signer-roots, key: foo.pem}}
+rules:
+- {namespace: '*', serviceAccounts: ['*'], signers: [istio-system], default: istio-system}
+";
+
 /// As istiod's RA, with everything that goes with it.
 const AS_ISTIOD: [(&str, &str); 7] = [
     ("--external-ca", "ISTIOD_RA_KUBERNETES_API"),
@@ -72,7 +86,7 @@ async fn the_ra_uses_each_right_and_asks_for_nothing_else() -> Result {
     let (token, id) = workload(&bed, &foo, "sleep").await?;
     let mark = bed.audit().mark().await?;
 
-    let ra = Ra::start(&kubeconfig, None, &AS_ISTIOD).await?;
+    let ra = Ra::start(&kubeconfig, Some(POLICY), &AS_ISTIOD).await?;
     ra.ready().await?;
     certificate(&bed, &ra, &foo, &token, &id).await?;
     // What somebody changes is put right.

@@ -1,5 +1,5 @@
-//! Roots of a signer in objects of a real API server: what comes, changes, breaks and goes, as a user who may list and watch
-//! these two objects by name.
+//! Roots of a signer in objects of a real API server: what comes, changes, breaks and goes, as the RA's account with the
+//! rights of deploy/rbac.yaml.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use ensign_ra::kubernetes::{self, ClusterSource, KubernetesMetrics};
 use ensign_ra::policy::RootsSpec;
 use ensign_ra::signer::Host;
 use ensign_ra::trust::{self, NoRoots, OpenRootsError, Roots, Trust};
-use ensign_testbed::cluster::{Access, Cluster, ClusterOptions, unique};
+use ensign_testbed::cluster::{Access, Cluster, ClusterOptions, Places, unique};
 use ensign_testbed::wait::{PATIENCE, until};
 use ensign_testkit::TestCa;
 use k8s_openapi::api::certificates::v1beta1::ClusterTrustBundle;
@@ -19,6 +19,9 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 
 type Result<T = ()> = anyhow::Result<T>;
+
+/// The ConfigMap that the RA may follow.
+const NAME: &str = "ensign-ra-signer-roots";
 
 /// Waits until the signer has these roots.
 async fn has(trust: &Trust, pem: &str) -> Result {
@@ -52,28 +55,6 @@ async fn host(bed: &Access, kubeconfig: &str) -> Result<Host> {
     })
 }
 
-/// A user who may do what the rule says.
-async fn limited(bed: &Access, rule: &str) -> Result<Host> {
-    let user = unique("roots");
-    bed.apply_yaml(&format!(
-        "
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {{ name: {user} }}
-rules:
-{rule}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {{ name: {user} }}
-roleRef: {{ apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {user} }}
-subjects: [{{ apiGroup: rbac.authorization.k8s.io, kind: User, name: {user} }}]
-"
-    ))
-    .await?;
-    host(bed, &bed.kubeconfig_of_user(&user, None)?).await
-}
-
 async fn open(host: &Host, spec: &RootsSpec) -> std::result::Result<Trust, OpenRootsError> {
     trust::open(&"foo".parse().unwrap(), spec, host, &host.stop).await
 }
@@ -82,18 +63,18 @@ async fn open(host: &Host, spec: &RootsSpec) -> std::result::Result<Trust, OpenR
 async fn a_config_map_is_followed_and_its_end_takes_the_roots_away() -> Result {
     let bed = Cluster::shared().await?;
     let namespace = bed.namespace("roots").await?;
-    let rule = "- { apiGroups: [''], resources: [configmaps], resourceNames: [foo-roots], verbs: [list, watch] }";
-    let host = limited(&bed, rule).await?;
+    let account = Places::in_one(&namespace).grant(&bed, &["signer-roots"]).await?;
+    let host = host(&bed, &account.kubeconfig).await?;
     let spec = RootsSpec::ConfigMap {
         namespace: namespace.clone(),
-        name: "foo-roots".to_owned(),
+        name: NAME.to_owned(),
         key: "ca.pem".to_owned(),
     };
     let trust = open(&host, &spec).await?;
     let none = lacks(&trust, "roots_gone").await?;
     let text = none.to_string();
     assert!(
-        text.contains("ca.pem") && text.contains(&format!("{namespace}/foo-roots")),
+        text.contains("ca.pem") && text.contains(&format!("{namespace}/{NAME}")),
         "{text}"
     );
 
@@ -103,7 +84,7 @@ async fn a_config_map_is_followed_and_its_end_takes_the_roots_away() -> Result {
     );
     let put = async |key: &str, pem: &str| {
         let object = json!({"apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": {"name": "foo-roots", "namespace": namespace}, "data": {key: pem}});
+            "metadata": {"name": NAME, "namespace": namespace}, "data": {key: pem}});
         bed.apply_yaml(&object.to_string()).await.map(drop)
     };
     put("ca.pem", &format!("{first}{second}")).await?;
@@ -124,12 +105,12 @@ async fn a_config_map_is_followed_and_its_end_takes_the_roots_away() -> Result {
     let objects = Api::<ConfigMap>::namespaced(bed.admin(), &namespace);
     let patch = json!({"data": {"ca.pem": null}});
     objects
-        .patch("foo-roots", &PatchParams::default(), &Patch::Merge(patch))
+        .patch(NAME, &PatchParams::default(), &Patch::Merge(patch))
         .await?;
     lacks(&trust, "roots_gone").await?;
     put("ca.pem", &first).await?;
     has(&trust, &first).await?;
-    objects.delete("foo-roots", &DeleteParams::default()).await?;
+    objects.delete(NAME, &DeleteParams::default()).await?;
     lacks(&trust, "roots_gone").await?;
     host.stop.cancel();
     bed.finish().await
@@ -139,10 +120,10 @@ async fn a_config_map_is_followed_and_its_end_takes_the_roots_away() -> Result {
 async fn a_cluster_trust_bundle_is_followed_and_an_api_without_them_says_so() -> Result {
     let bed = Cluster::shared().await?;
     let name = unique("bundle");
-    let rule = format!(
-        "- {{ apiGroups: [certificates.k8s.io], resources: [clustertrustbundles], resourceNames: [{name}], verbs: [list, watch] }}"
-    );
-    let allowed = limited(&bed, &rule).await?;
+    // Every service account may read bundles.
+    let namespace = bed.namespace("roots").await?;
+    let account = Places::in_one(&namespace).grant(&bed, &["base"]).await?;
+    let allowed = host(&bed, &account.kubeconfig).await?;
     let trust = open(&allowed, &RootsSpec::ClusterTrustBundle { name: name.clone() }).await?;
     lacks(&trust, "roots_gone").await?;
     let root = TestCa::root_only("bundle").root_pem();

@@ -31,7 +31,7 @@ impl Scene {
         let name = format!("example.com/{}", unique("foo"));
         let ca = TestCa::with_intermediates("foo", 1);
         let signer = InstantSigner::start(access, Serves::SignerName(name.clone()), &ca).await?;
-        let installation = Installation::new(access, &[&name], &[]).await?;
+        let installation = Installation::new(access, &[&name], None).await?;
         let replica = Replica::start(access, &installation).await?;
         Ok(Self {
             name,

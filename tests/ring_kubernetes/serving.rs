@@ -1,5 +1,5 @@
-//! The serving certificate from a CA in a Secret that the replicas share, on a real API server, as a user who may touch
-//! that one Secret only.
+//! The serving certificate from a CA in a Secret that the replicas share, on a real API server, as the RA's account with
+//! the mode of deploy/rbac.yaml for that one Secret.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use ensign_ra::{
     signer::Host,
 };
 use ensign_testbed::{
-    cluster::{Cluster, ClusterOptions},
+    cluster::{Cluster, ClusterOptions, Places},
     wait::{PATIENCE, until, until_true},
 };
 use futures::future::join_all;
@@ -30,7 +30,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 type Result<T = ()> = anyhow::Result<T>;
 
-const SECRET: &str = "ensign-ra-serving-ca";
+const SECRET: &str = "ensign-ra-serving";
 
 /// One replica's serving certificate.
 struct Replica {
@@ -109,7 +109,8 @@ impl Replica {
     }
 }
 
-async fn bed() -> Result<(Cluster, String)> {
+/// A cluster, the RA's own namespace there, and what the audit log calls it.
+async fn bed() -> Result<(Cluster, String, String)> {
     crypto::install_default();
     let bed = Cluster::start(ClusterOptions {
         cert_manager: false,
@@ -117,28 +118,9 @@ async fn bed() -> Result<(Cluster, String)> {
     })
     .await?;
     let namespace = bed.namespace("serving").await?;
-    bed.apply_yaml(&format!(
-        "
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {{ name: serving, namespace: {namespace} }}
-rules:
-- apiGroups: ['']
-  resources: [secrets]
-  resourceNames: [{SECRET}]
-  verbs: [list, watch, create, patch]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {{ name: serving, namespace: {namespace} }}
-roleRef: {{ apiGroup: rbac.authorization.k8s.io, kind: Role, name: serving }}
-subjects: [{{ apiGroup: rbac.authorization.k8s.io, kind: User, name: serving }}]
-"
-    ))
-    .await?;
-    let kubeconfig = bed.kubeconfig_of_user("serving", None)?;
-    std::fs::write(bed.folder().join("serving.kubeconfig"), kubeconfig)?;
-    Ok((bed, namespace))
+    let account = Places::in_one(&namespace).grant(&bed, &["serving-secret"]).await?;
+    std::fs::write(bed.folder().join("serving.kubeconfig"), account.kubeconfig)?;
+    Ok((bed, namespace, account.username))
 }
 
 fn secrets(bed: &Cluster, namespace: &str) -> Api<Secret> {
@@ -168,7 +150,7 @@ async fn patch(bed: &Cluster, namespace: &str, patch: &serde_json::Value) -> Res
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_replicas_that_start_at_once_one_makes_the_ca_and_all_use_it() -> Result {
-    let (bed, namespace) = bed().await?;
+    let (bed, namespace, user) = bed().await?;
     let mark = bed.audit().mark().await?;
     let replicas = join_all((0..8).map(|_| Replica::start(&bed, &namespace, Duration::ZERO))).await;
     let replicas: Vec<Replica> = replicas.into_iter().collect::<Result<_>>()?;
@@ -185,7 +167,7 @@ async fn of_many_replicas_that_start_at_once_one_makes_the_ca_and_all_use_it() -
     );
     let creators = secret.metadata.managed_fields.unwrap_or_default().len();
     assert_eq!(creators, 1, "one replica's values, whole");
-    let requests = bed.audit().requests_by("serving").since(mark).await?;
+    let requests = bed.audit().requests_by(&user).since(mark).await?;
     assert_eq!(
         requests.count("get", "secrets"),
         0,
@@ -205,7 +187,7 @@ async fn of_many_replicas_that_start_at_once_one_makes_the_ca_and_all_use_it() -
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_ca_joins_first_and_a_damaged_one_changes_nothing() -> Result {
-    let (bed, namespace) = bed().await?;
+    let (bed, namespace, _) = bed().await?;
     // Brought by the operator before the RA.
     let (data, first) = cacerts();
     let mut secret =

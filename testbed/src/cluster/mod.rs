@@ -33,7 +33,7 @@ pub use self::{
     audit::{Audit, Mark, Request, Requests, RequestsBy},
     authority::Credential,
     component::{Component, cert_manager::NAMESPACE as CERT_MANAGER_NAMESPACE},
-    deploy::{Account, Manifests, Places, Right},
+    deploy::{Account, Manifests, Places, RaAccount, Right},
     objects::{IssuerRef, TokenOf, USAGES, issued, unique},
     options::ClusterOptions,
     pod_runner::PodRunner,

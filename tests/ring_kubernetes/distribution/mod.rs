@@ -1,21 +1,17 @@
-//! `istio-ca-root-cert` and the ClusterTrustBundle on a real API server, written by a user who may touch objects of these
-//! names and nothing else.
+//! `istio-ca-root-cert` and the ClusterTrustBundle on a real API server, written by the RA's account with the two
+//! modes of deploy/rbac.yaml that this needs.
 //!
 //! In this process, so that a test can change roots and leadership; the whole program is in `program`.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+mod bed;
 
-use ensign_pki::SystemClock;
+use std::{collections::BTreeMap, time::Duration};
+
 use ensign_ra::{
-    distribution::{self, DistributionConfig, DistributionMetrics, DistributionParts, Source},
-    kubernetes::{ClusterSource, Home, KubernetesMetrics, connect},
-    leader::identity,
+    distribution::{self, DistributionConfig},
     trust::Roots,
 };
-use ensign_testbed::{
-    cluster::{Cluster, ClusterOptions, unique},
-    wait::{PATIENCE, until, until_true},
-};
+use ensign_testbed::wait::{PATIENCE, until, until_true};
 use k8s_openapi::api::{
     certificates::v1beta1::ClusterTrustBundle,
     core::v1::{ConfigMap, Namespace},
@@ -24,214 +20,9 @@ use kube::{
     Api, ResourceExt as _,
     api::{DeleteParams, ListParams, Patch, PatchParams},
 };
-use parking_lot::Mutex;
-use prometheus_client::{encoding::text::encode, registry::Registry};
-use serde_json::{Value, json};
-use tokio::{sync::watch, task::JoinHandle};
-use tokio_util::sync::CancellationToken;
+use serde_json::json;
 
-type Result<T = ()> = anyhow::Result<T>;
-
-const NAME: &str = "istio-ca-root-cert";
-const KEY: &str = "root-cert.pem";
-const BUNDLE: &str = "istio.io:istiod-ca:root-cert";
-
-/// One leader at work.
-struct Leader {
-    roots: Arc<Mutex<Option<String>>>,
-    leading: watch::Sender<bool>,
-    registry: Registry,
-    stop: CancellationToken,
-    task: JoinHandle<anyhow::Result<()>>,
-}
-
-struct Bed {
-    cluster: Cluster,
-    own: String,
-}
-
-impl Bed {
-    async fn start() -> Result<Self> {
-        let cluster = Cluster::start(ClusterOptions {
-            cert_manager: false,
-            ..ClusterOptions::default()
-        })
-        .await?;
-        let own = cluster.namespace("ensign").await?;
-        cluster
-            .apply_yaml(&format!(
-                "
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {{ name: distribution }}
-rules:
-- apiGroups: ['']
-  resources: [namespaces]
-  verbs: [list, watch]
-- apiGroups: ['']
-  resources: [configmaps]
-  resourceNames: [{NAME}]
-  verbs: [list, watch, create, patch]
-- apiGroups: [certificates.k8s.io]
-  resources: [clustertrustbundles]
-  resourceNames: ['{BUNDLE}']
-  verbs: [list, watch, create, patch]
-- apiGroups: [certificates.k8s.io]
-  resources: [signers]
-  resourceNames: [istio.io/istiod-ca]
-  verbs: [attest]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {{ name: distribution }}
-roleRef: {{ apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: distribution }}
-subjects: [{{ apiGroup: rbac.authorization.k8s.io, kind: User, name: distributor }}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {{ name: distribution, namespace: {own} }}
-rules:
-- apiGroups: ['']
-  resources: [configmaps]
-  resourceNames: [ensign-ra-roots]
-  verbs: [list, watch, create, patch]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {{ name: distribution, namespace: {own} }}
-roleRef: {{ apiGroup: rbac.authorization.k8s.io, kind: Role, name: distribution }}
-subjects: [{{ apiGroup: rbac.authorization.k8s.io, kind: User, name: distributor }}]
-"
-            ))
-            .await?;
-        let path = cluster.folder().join("distributor.kubeconfig");
-        std::fs::write(&path, cluster.kubeconfig_of_user("distributor", None)?)?;
-        Ok(Self { cluster, own })
-    }
-
-    async fn home(&self) -> Result<Home> {
-        let path = self.cluster.folder().join("distributor.kubeconfig");
-        let source = ClusterSource::Kubeconfig { path, context: None };
-        Ok(Home {
-            cluster: connect(&source, &KubernetesMetrics::default()).await?,
-            namespace: self.own.clone(),
-            istio_namespace: "istio-system".to_owned(),
-            installation: "ensign".to_owned(),
-            identity: identity(None),
-        })
-    }
-
-    async fn leader(&self, config: DistributionConfig, roots: &str) -> Result<Leader> {
-        let roots = Arc::new(Mutex::new(Some(roots.to_owned())));
-        let (leading, led) = watch::channel(true);
-        let mut registry = Registry::default();
-        let source = {
-            let roots = Arc::clone(&roots);
-            Source {
-                name: "test",
-                remember: true,
-                roots: Arc::new(move || Some(Arc::new(Roots::parse(roots.lock().as_deref()?).unwrap()))),
-            }
-        };
-        let parts = DistributionParts {
-            config,
-            home: self.home().await?,
-            sources: vec![source],
-            leading: led,
-            clock: SystemClock::shared(),
-            metrics: DistributionMetrics::register(&mut registry),
-        };
-        let stop = CancellationToken::new();
-        let task = tokio::spawn(distribution::run(parts, stop.clone()));
-        Ok(Leader {
-            roots,
-            leading,
-            registry,
-            stop,
-            task,
-        })
-    }
-
-    fn config_maps(&self, namespace: &str) -> Api<ConfigMap> {
-        Api::namespaced(self.cluster.admin(), namespace)
-    }
-
-    /// Waits until a namespace holds exactly these roots, in any order, with Istio's label.
-    async fn holds(&self, namespace: &str, roots: &[&str]) -> Result<ConfigMap> {
-        let wanted = Roots::parse(&roots.concat())?;
-        until(&format!("{} roots in {namespace}", roots.len()), PATIENCE, async || {
-            let object = self.config_maps(namespace).get(NAME).await?;
-            let pem = object
-                .data
-                .as_ref()
-                .and_then(|data| data.get(KEY))
-                .cloned()
-                .unwrap_or_default();
-            anyhow::ensure!(pem == **wanted.pem(), "holds {} roots", pem.matches("BEGIN").count());
-            anyhow::ensure!(
-                object
-                    .labels()
-                    .get("istio.io/config")
-                    .is_some_and(|value| value == "true"),
-                "no label"
-            );
-            Ok(object)
-        })
-        .await
-    }
-
-    /// Writes like another controller.
-    async fn write_as(&self, manager: &str, namespace: &str, patch: &Value) -> Result {
-        let params = PatchParams {
-            field_manager: Some(manager.to_owned()),
-            ..PatchParams::default()
-        };
-        self.config_maps(namespace)
-            .patch(NAME, &params, &Patch::Merge(patch))
-            .await?;
-        Ok(())
-    }
-
-    async fn namespace_with(&self, word: &str, labels: Value) -> Result<String> {
-        let name = unique(word);
-        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
-        self.cluster.apply_yaml(&object.to_string()).await?;
-        Ok(name)
-    }
-}
-
-impl Leader {
-    fn rotate(&self, roots: &str) {
-        *self.roots.lock() = Some(roots.to_owned());
-    }
-
-    fn metrics(&self) -> String {
-        let mut text = String::new();
-        encode(&mut text, &self.registry).unwrap();
-        text
-    }
-
-    async fn stop(self) -> Result {
-        self.stop.cancel();
-        self.task.await?
-    }
-}
-
-fn config_maps_only(selector: Option<&str>) -> DistributionConfig {
-    DistributionConfig {
-        config_maps: true,
-        selector: selector.map(str::to_owned),
-        bundle: None,
-    }
-}
-
-fn root(name: &str) -> String {
-    let key = rcgen::KeyPair::generate().unwrap();
-    let mut params = rcgen::CertificateParams::default();
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    params.distinguished_name.push(rcgen::DnType::CommonName, name);
-    params.self_signed(&key).unwrap().pem()
-}
+use self::bed::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_namespace_gets_the_roots_and_what_is_wrong_is_put_right() -> Result {
@@ -402,7 +193,7 @@ async fn a_namespace_that_ends_gets_nothing_and_delays_nobody() -> Result {
         Ok(object.data.unwrap_or_default()[KEY].matches("BEGIN").count() == 2)
     })
     .await?;
-    let requests = bed.cluster.audit().requests_by("distributor").since(mark).await?;
+    let requests = bed.cluster.audit().requests_by(&bed.user).since(mark).await?;
     let failed = requests.filter(|request| request.verb == "patch" && request.code >= 400);
     assert_eq!(failed.count("patch", "configmaps"), 0, "{:?}", failed.counts());
     assert!(bed.config_maps(&ending).get_opt(NAME).await?.is_none());
@@ -508,7 +299,7 @@ async fn a_replica_that_leads_no_more_writes_no_more() -> Result {
     let mark = bed.cluster.audit().mark().await?;
     leader.rotate(&second);
     tokio::time::sleep(Duration::from_secs(8)).await;
-    let requests = bed.cluster.audit().requests_by("distributor").since(mark).await?;
+    let requests = bed.cluster.audit().requests_by(&bed.user).since(mark).await?;
     assert_eq!(requests.count("patch", "configmaps"), 0);
     bed.holds(&namespace, &[&first]).await?;
     leader.leading.send_replace(true);
@@ -556,7 +347,7 @@ async fn a_thousand_namespaces_are_no_burden() -> Result {
         Ok(wanted == done && wanted.len() == 4)
     })
     .await?;
-    let requests = bed.cluster.audit().requests_by("distributor").since(mark).await?;
+    let requests = bed.cluster.audit().requests_by(&bed.user).since(mark).await?;
     let counts: BTreeMap<_, _> = requests.counts();
     let patches = requests.count("patch", "configmaps");
     assert!((1000..1100).contains(&patches), "one write per namespace: {counts:?}");

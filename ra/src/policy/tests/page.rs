@@ -147,21 +147,6 @@ fn the_pages_files_beside_a_mesh_do_as_it_says() {
     assert_eq!(grant.unwrap().ttl, Duration::from_hours(12));
 }
 
-/// What the roles of the page allow is what the watches need; the ring on a real cluster runs under them.
-#[test]
-fn the_pages_roles_are_objects() {
-    let objects = examples("yaml object");
-    assert_eq!(objects.len(), 2);
-    let roles: Vec<serde_json::Value> = serde_saphyr::from_multiple(&objects[1]).unwrap();
-    let rule = |index: usize| &roles[index]["rules"][0];
-    assert_eq!(
-        (&roles[0]["kind"], &roles[1]["kind"]),
-        (&"Role".into(), &"ClusterRole".into())
-    );
-    assert_eq!(rule(0)["resourceNames"], serde_json::json!(["istio"]));
-    assert_eq!(rule(1)["resources"], serde_json::json!(["proxyconfigs"]));
-}
-
 #[test]
 fn the_page_names_the_reason_of_each_denial() {
     let text = String::new;

@@ -7,7 +7,7 @@ mod places;
 mod rights;
 
 pub use self::{
-    places::Places,
+    places::{Places, RaAccount},
     rights::{Account, Right},
 };
 

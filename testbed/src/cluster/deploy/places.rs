@@ -1,9 +1,10 @@
-//! From the names that the manifests have to those of a test.
+//! From the names that the manifests have to those of a test, and the RA's account there.
 
 use kube::{ResourceExt as _, api::DynamicObject};
 use serde_json::{Value, json};
 
-use super::kind;
+use super::{Manifests, kind};
+use crate::cluster::Access;
 
 /// Names in the manifests.
 const OWN: &str = "ensign-system";
@@ -15,6 +16,9 @@ const CLUSTER_WIDE: [&str; 4] = [
     "ValidatingAdmissionPolicy",
     "ValidatingAdmissionPolicyBinding",
 ];
+
+/// The RA's service account.
+const ACCOUNT: &str = "ensign-ra";
 
 /// Where an installation is, and which signers are its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,9 +34,46 @@ pub struct Places {
     pub issuers: Vec<String>,
 }
 
+/// The RA's account somewhere.
+#[derive(Clone)]
+pub struct RaAccount {
+    /// What the API server and its audit log call it.
+    pub username: String,
+    /// How it comes.
+    pub kubeconfig: String,
+}
+
 // === impl Places ===
 
 impl Places {
+    /// All in one namespace, without a signer.
+    pub fn in_one(namespace: &str) -> Self {
+        Self {
+            own: namespace.to_owned(),
+            istio: namespace.to_owned(),
+            signers: Vec::new(),
+            issuers: Vec::new(),
+        }
+    }
+
+    /// Gives the RA's account what rbac.yaml grants for some modes, in addition to what it has; makes it if it is not there.
+    /// Comes back once the API server agrees.
+    pub async fn grant(&self, access: &Access, modes: &[&str]) -> anyhow::Result<RaAccount> {
+        let object = json!({
+            "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": ACCOUNT, "namespace": self.own },
+        });
+        access.apply_yaml(&object.to_string()).await?;
+        let rbac = Manifests::read("rbac.yaml")?.of_modes(modes)?.moved(self);
+        rbac.apply(access).await?;
+        for right in rbac.rights()? {
+            right.wait_until(access, true).await?;
+        }
+        Ok(RaAccount {
+            username: format!("system:serviceaccount:{}:{ACCOUNT}", self.own),
+            kubeconfig: access.kubeconfig_of_service_account(&self.own, ACCOUNT).await?,
+        })
+    }
+
     /// The name of an object that has no namespace, here.
     pub fn cluster_wide(&self, name: &str) -> String {
         format!("{name}.{}", self.own)
@@ -63,6 +104,10 @@ impl Places {
         }
         for rule in items(data, "rules") {
             self.adapt_rule(rule);
+        }
+        // A rule that names nothing is one for everything.
+        if let Some(rules) = data.get_mut("rules").and_then(Value::as_array_mut) {
+            rules.retain(|rule| rule["resourceNames"] != json!([]));
         }
         if kind == "ValidatingAdmissionPolicy" {
             for variable in items(&mut data["spec"], "variables") {
@@ -148,6 +193,15 @@ mod tests {
                 assert!(text.contains("own-1") || text.contains("istio-1"), "{text}");
             }
         }
+    }
+
+    #[test]
+    fn no_signer_is_not_every_signer() {
+        let rbac = Manifests::read("rbac.yaml").unwrap().moved(&Places::in_one("own-1"));
+        let rights = rbac.rights().unwrap();
+        let of_signers = rights.iter().filter(|right| right.resource == "signers");
+        let verbs: Vec<_> = of_signers.map(|right| &*right.verb).collect();
+        assert_eq!(verbs, ["attest"]);
     }
 
     #[test]
