@@ -82,7 +82,7 @@
 {{- if eq (toString (get $config "ENSIGN_RA_REMOTE_CLUSTERS")) "true" }}{{ $modes = append $modes "remote-clusters" }}{{ end }}
 {{- if include "ensign.istioSigners" . }}{{ $modes = append $modes "istio-config" }}{{ end }}
 {{- if .Values.rbac.signers }}{{ $modes = concat $modes (list "kubernetes-csr" "cluster-issuers") }}{{ end }}
-{{- range get (fromYaml .Values.ra.policy) "signers" }}
+{{- range (fromYaml .Values.ra.policy).signers }}
 {{- if and (kindIs "map" .roots) (hasKey (.roots | default dict) "configMap") }}{{ $modes = append $modes "signer-roots" }}{{ end }}
 {{- end }}
 {{- if .Values.rbac.issuers }}{{ $modes = concat $modes (list "issuers" "issuer-reference") }}{{ end }}
