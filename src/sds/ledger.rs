@@ -152,7 +152,13 @@ impl Ledger {
 
     /// Never send these under `name`.
     pub(crate) fn withhold(&mut self, name: Name, refused: Vec<Digest>) {
-        self.slots.of_mut(name).refused.extend(refused);
+        let known = &mut self.slots.of_mut(name).refused;
+        // The same are said again with each new subscription.
+        for digest in refused {
+            if !known.contains(&digest) {
+                known.push(digest);
+            }
+        }
     }
 
     /// Ends the subscription. True if there was one. What was refused stays known.

@@ -218,9 +218,13 @@ impl Session {
 
     fn introduced(&mut self, introduction: Introduction) -> Result<(), Status> {
         self.node_id = introduction.node_id.into();
+        // Whatever the client wishes, where the operator said which one.
+        if self.signer.is_some() {
+            return Ok(());
+        }
         let wish = introduction.signer.as_deref().map(SignerName::from_str).transpose();
         let wish = wish.map_err(|error| Status::invalid_argument(format!("metadata CERT_SIGNER: {error}")))?;
-        self.signer = self.connection.socket().signer.clone().or(wish);
+        self.signer = wish;
         Ok(())
     }
 

@@ -113,6 +113,9 @@ pub(super) enum Refusal {
         /// As its owner said.
         reason: String,
     },
+    /// The folder is there already, so kubelet must not remove it.
+    #[error("{0} (the volume was published before, its folder stays as it is)")]
+    Kept(#[source] Box<Self>),
     /// Another call about the same volume is under way.
     #[error("another call for this volume is under way; kubelet asks again")]
     Pending,
@@ -128,6 +131,14 @@ impl Refusal {
             missing: "a token of our audience",
             driver: super::DRIVER,
             setting: format!("tokenRequests: [{{audience: {audience}}}]"),
+        }
+    }
+
+    /// The same, after which kubelet leaves the target folder alone.
+    pub(super) fn keeping_the_folder(self) -> Self {
+        match self.code() {
+            Code::Aborted | Code::Unavailable => self,
+            _ => Self::Kept(Box::new(self)),
         }
     }
 
@@ -147,6 +158,7 @@ impl Refusal {
             Self::Folder { .. } => "folder",
             Self::Foreign { .. } => "foreign",
             Self::Socket { .. } => "socket",
+            Self::Kept(refusal) => refusal.reason(),
             Self::Pending => "pending",
             Self::Stopping => "stopping",
         }
@@ -166,7 +178,7 @@ impl Refusal {
             Self::Driver { .. } | Self::Foreign { .. } => Code::FailedPrecondition,
             Self::Folder { .. } => Code::Internal,
             Self::Pending => Code::Aborted,
-            Self::Socket { .. } | Self::Stopping => Code::Unavailable,
+            Self::Socket { .. } | Self::Kept(_) | Self::Stopping => Code::Unavailable,
         }
     }
 }

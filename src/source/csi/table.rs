@@ -29,6 +29,8 @@ pub(super) struct Published {
     pub(super) bound: bool,
     /// Whether an agent before us published it, so that Envoys may come back with what they hold.
     pub(super) returning: bool,
+    /// The number of the token that its requests were told of.
+    pub(super) told: u64,
 }
 
 /// What [`Table::begin`] found.
@@ -36,8 +38,10 @@ pub(super) struct Published {
 pub(super) enum Begun {
     /// Nothing: the place is held for a first publish, with the pod's token.
     New(Arc<PodToken>),
-    /// It is published.
+    /// It is published: the place is held until it is put back.
     Again(Box<Published>),
+    /// It is published, and another call looks at it already.
+    UnderWay,
 }
 
 #[derive(Debug)]
@@ -45,6 +49,8 @@ enum Slot {
     /// A first publish or an unpublish is under way.
     Busy,
     Published(Box<Published>),
+    /// A later publish is under way; as it was before that.
+    Again(Box<Published>),
 }
 
 #[derive(Debug)]
@@ -80,9 +86,16 @@ impl Table {
     /// Begins a publish.
     pub(super) fn begin(&self, target: &Target) -> Result<Begun, Refusal> {
         let mut inner = self.inner.lock();
-        match inner.slots.get(target) {
+        match inner.slots.get_mut(target) {
             Some(Slot::Busy) => return Err(Refusal::Pending),
-            Some(Slot::Published(published)) => return Ok(Begun::Again(published.clone())),
+            Some(Slot::Again(_)) => return Ok(Begun::UnderWay),
+            Some(slot) => {
+                if let Slot::Published(published) = slot {
+                    let published = published.clone();
+                    *slot = Slot::Again(published.clone());
+                    return Ok(Begun::Again(published));
+                }
+            }
             None => {}
         }
         let pod = inner.pod(&target.pod_uid, &self.clock);
@@ -95,14 +108,7 @@ impl Table {
         Ok(Begun::New(token))
     }
 
-    /// A published volume changed, unless it is being unpublished meanwhile.
-    pub(super) fn update(&self, target: &Target, published: Published) {
-        if let Some(Slot::Published(slot)) = self.inner.lock().slots.get_mut(target) {
-            **slot = published;
-        }
-    }
-
-    /// A first publish succeeded.
+    /// A publish succeeded, or the volume stays as it is.
     pub(super) fn put(&self, target: &Target, published: Published) {
         let mut inner = self.inner.lock();
         inner.slots.insert(target.clone(), Slot::Published(Box::new(published)));
@@ -113,10 +119,10 @@ impl Table {
         let mut inner = self.inner.lock();
         match inner.slots.get_mut(target) {
             None => Ok(None),
-            Some(Slot::Busy) => Err(Refusal::Pending),
-            Some(slot) => match std::mem::replace(slot, Slot::Busy) {
+            Some(Slot::Busy | Slot::Again(_)) => Err(Refusal::Pending),
+            Some(slot @ Slot::Published(_)) => match std::mem::replace(slot, Slot::Busy) {
                 Slot::Published(published) => Ok(Some(*published)),
-                Slot::Busy => Err(Refusal::Pending),
+                Slot::Busy | Slot::Again(_) => Err(Refusal::Pending),
             },
         }
     }
@@ -141,6 +147,7 @@ impl Table {
             Ok(Begun::New(token)) => {
                 let published = Published {
                     volume,
+                    told: token.number(),
                     token,
                     folder,
                     bound: false,
@@ -149,7 +156,11 @@ impl Table {
                 self.put(target, published.clone());
                 Some(published)
             }
-            Ok(Begun::Again(_)) | Err(_) => None,
+            Ok(Begun::Again(published)) => {
+                self.put(target, *published);
+                None
+            }
+            Ok(Begun::UnderWay) | Err(_) => None,
         }
     }
 
@@ -157,7 +168,7 @@ impl Table {
     pub(super) fn published(&self, fits: impl Fn(&Published) -> bool) -> Vec<Target> {
         let inner = self.inner.lock();
         let found = inner.slots.iter().filter(|(_, slot)| match slot {
-            Slot::Busy => false,
+            Slot::Busy | Slot::Again(_) => false,
             Slot::Published(published) => fits(published),
         });
         found.map(|(target, _)| target.clone()).collect()
@@ -179,7 +190,7 @@ impl Table {
             .iter()
             .filter_map(|(target, slot)| match slot {
                 Slot::Busy => None,
-                Slot::Published(published) => Some((target.clone(), published.volume.clone())),
+                Slot::Published(published) | Slot::Again(published) => Some((target.clone(), published.volume.clone())),
             })
             .collect();
         Revision {

@@ -27,7 +27,8 @@ pub(super) struct Brought {
 /// The newest token of one pod, or none yet.
 pub(super) struct PodToken {
     clock: SharedClock,
-    newest: Mutex<Option<Brought>>,
+    /// With the number of the token.
+    newest: Mutex<Option<(Brought, u64)>>,
 }
 
 #[derive(Deserialize)]
@@ -61,6 +62,13 @@ impl Brought {
     }
 }
 
+#[cfg(test)]
+impl Brought {
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+}
+
 impl fmt::Debug for Brought {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Brought")
@@ -80,16 +88,21 @@ impl PodToken {
         }
     }
 
-    /// Takes a token up; says whether it is another one than before. One that expires sooner comes from a slower call.
-    pub(super) fn put(&self, brought: Brought) -> bool {
+    /// Takes a token up, unless it is the same, or expires sooner and so comes from a slower call.
+    pub(super) fn put(&self, brought: Brought) {
         let mut newest = self.newest.lock();
-        match &*newest {
-            Some(held) if held.text == brought.text || held.expires > brought.expires => false,
-            Some(_) | None => {
-                *newest = Some(brought);
-                true
-            }
+        if let Some((held, _)) = &*newest
+            && (held.text == brought.text || held.expires > brought.expires)
+        {
+            return;
         }
+        let number = newest.as_ref().map_or(0, |(_, number)| *number) + 1;
+        *newest = Some((brought, number));
+    }
+
+    /// Which token this is: another number, another token; 0 without one.
+    pub(super) fn number(&self) -> u64 {
+        self.newest.lock().as_ref().map_or(0, |(_, number)| *number)
     }
 }
 
@@ -102,14 +115,14 @@ impl TokenSource for PodToken {
                  in a minute or two"
                     .to_owned(),
             )),
-            Some(held) if held.expires <= self.clock.now() => {
+            Some((held, _)) if held.expires <= self.clock.now() => {
                 let at = OffsetDateTime::from(held.expires).format(&Rfc3339).unwrap_or_default();
                 Err(TokenError::Unavailable(format!(
                     "the pod's token expired at {at} and kubelet has brought no other; look whether kubelet runs and reaches \
                      the API server"
                 )))
             }
-            Some(held) => Token::new(&held.text),
+            Some((held, _)) => Token::new(&held.text),
         };
         Box::pin(async { outcome })
     }
@@ -180,17 +193,19 @@ mod tests {
         let token = PodToken::new(Arc::clone(&clock) as SharedClock);
         let said = token.read().await.unwrap_err().to_string();
         assert!(said.contains("has not brought"), "{said}");
-        assert!(token.put(brought("a.b.c", "2026-11-26T12:00:00Z")));
-        assert!(!token.put(brought("a.b.c", "2026-11-26T12:00:00Z")), "the same again");
+        assert_eq!(token.number(), 0);
+        token.put(brought("a.b.c", "2026-11-26T12:00:00Z"));
+        assert_eq!(token.number(), 1);
+        token.put(brought("a.b.c", "2026-11-26T12:00:00Z"));
+        assert_eq!(token.number(), 1, "the same again");
         assert_eq!(token.read().await.unwrap().expose(), "a.b.c");
         *clock.0.lock() += Duration::from_mins(5);
         let said = token.read().await.unwrap_err().to_string();
         assert!(said.contains("expired at 2026-11-26T12:00:00Z"), "{said}");
-        assert!(token.put(brought("d.e.f", "2026-11-26T13:00:00Z")));
-        assert!(
-            !token.put(brought("o.l.d", "2026-11-26T12:30:00Z")),
-            "from a slower call"
-        );
+        token.put(brought("d.e.f", "2026-11-26T13:00:00Z"));
+        assert_eq!(token.number(), 2);
+        token.put(brought("o.l.d", "2026-11-26T12:30:00Z"));
+        assert_eq!(token.number(), 2, "a slower call");
         assert_eq!(token.read().await.unwrap().expose(), "d.e.f");
         assert!(!format!("{token:?}").contains("d.e.f"));
     }

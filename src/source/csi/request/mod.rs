@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use ensign_pki::{KeyType, SpiffeId};
+use ensign_pki::{KeyType, SpiffeId, TrustDomain};
 use ensign_proto::csi::v1::{NodePublishVolumeRequest, volume_capability::AccessType};
 use zeroize::Zeroize as _;
 
@@ -47,19 +47,19 @@ pub(super) struct Publish {
 
 /// Takes the tokens of our audience out of a request, in either form, and wipes what held them.
 pub(super) fn token(request: &mut NodePublishVolumeRequest, audience: &str) -> Result<Option<Brought>, Refusal> {
-    // `serviceAccountTokenInSecrets` (Kubernetes 1.35) moves them from one map to the other under the same key.
-    let in_secrets = request.secrets.remove(TOKENS);
-    let in_context = request.volume_context.remove(TOKENS);
+    // `serviceAccountTokenInSecrets` (Kubernetes 1.35) moves them from one map to the other under the same key. What is in the
+    // first then comes from the pod: nothing writes over it.
+    let mut in_secrets = request.secrets.remove(TOKENS);
+    let mut in_context = request.volume_context.remove(TOKENS);
     for secret in request.secrets.values_mut() {
         secret.zeroize();
     }
-    let mut found = Ok(None);
-    for mut json in [in_context, in_secrets].into_iter().flatten() {
-        if !matches!(found, Ok(Some(_))) {
-            found = Brought::read(&json, audience);
-        }
-        json.zeroize();
-    }
+    let found = match in_secrets.as_ref().or(in_context.as_ref()) {
+        Some(json) => Brought::read(json, audience),
+        None => Ok(None),
+    };
+    in_secrets.zeroize();
+    in_context.zeroize();
     found
 }
 
@@ -103,9 +103,9 @@ impl Publish {
             request.volume_id,
             pod,
             context.get(SIGNER).map(String::as_str),
-            context.get(KEY_TYPE).map(String::as_str),
+            key_type(context.get(KEY_TYPE).map(String::as_str), config)?,
             context.get(SOCKET_NAME).map_or(DEFAULT_SOCKET_NAME, String::as_str),
-            config,
+            &config.trust_domain,
         )?;
         let token = token?.ok_or_else(|| Refusal::no_token(&config.audience))?;
         Ok(Self { volume, token })
@@ -118,11 +118,11 @@ impl Volume {
         id: String,
         pod: Pod,
         signer: Option<&str>,
-        key_type: Option<&str>,
+        key_type: KeyType,
         socket_name: &str,
-        config: &Config,
+        trust_domain: &TrustDomain,
     ) -> Result<Self, Refusal> {
-        let spiffe_id = SpiffeId::new(&config.trust_domain, &pod.namespace, &pod.service_account);
+        let spiffe_id = SpiffeId::new(trust_domain, &pod.namespace, &pod.service_account);
         let spiffe_id = spiffe_id.map_err(|error| Refusal::Pod {
             what: "identity",
             seen: quoted(&format!("{}/{}", pod.namespace, pod.service_account)),
@@ -143,10 +143,6 @@ impl Volume {
                 expected: "the name of a signer: lower-case letters, digits and `-`, with `.` between parts".to_owned(),
             })
         });
-        let key_type = match key_type.filter(|kind| !kind.is_empty()) {
-            None => config.key_type,
-            Some(kind) => allowed(kind, config)?,
-        };
         Ok(Self {
             id,
             pod,
@@ -169,7 +165,11 @@ fn from_kubelet(context: &HashMap<String, String>, key: &'static str) -> Result<
     }
 }
 
-fn allowed(kind: &str, config: &Config) -> Result<KeyType, Refusal> {
+/// The default, or one of the operator's list.
+fn key_type(wish: Option<&str>, config: &Config) -> Result<KeyType, Refusal> {
+    let Some(kind) = wish.filter(|kind| !kind.is_empty()) else {
+        return Ok(config.key_type);
+    };
     let known = config.key_types.iter().chain([&config.key_type]);
     let names = || {
         known

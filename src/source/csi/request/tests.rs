@@ -157,6 +157,17 @@ fn a_token_among_the_secrets_counts_too() {
 }
 
 #[test]
+fn beside_tokens_among_the_secrets_those_in_the_context_are_the_pods_own() {
+    let mut request = request(UID, &[]);
+    let text =
+        |token: &str| format!(r#"{{"istio-ca":{{"token":"{token}","expirationTimestamp":"2100-01-01T00:00:00Z"}}}}"#);
+    request.volume_context.insert(TOKENS.to_owned(), text("planted.by.pod"));
+    request.secrets.insert(TOKENS.to_owned(), text("from.kube.let"));
+    let brought = token(&mut request, "istio-ca").unwrap().unwrap();
+    assert_eq!(brought.text(), "from.kube.let");
+}
+
+#[test]
 fn both_maps_are_wiped() {
     let mut request = request(UID, &[]);
     request.secrets.insert("other".to_owned(), "planted".to_owned());

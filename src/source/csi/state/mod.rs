@@ -3,8 +3,8 @@
 //! The folder is the agent's alone (0700), the file 0600 and replaced by rename. One agent writes: the one that holds the
 //! lock, which it lets go when it has answered kubelet's last call and written the last change. Another one beside it (an
 //! upgrade) reads, waits for the lock, reads again what happened meanwhile, and writes from then on. What cannot be read, or
-//! was written for another node or by another version, is set aside and said: kubelet publishes every volume again, so
-//! losing the state costs a minute, not a certificate.
+//! was written for another node or by another version, is set aside and said, one volume that means nothing is left out:
+//! kubelet publishes every volume again, so losing the state costs a minute, not a certificate.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ensign_pki::KeyError;
 use rustix::fs::{self, AtFlags, CWD, FileType, FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -265,6 +266,8 @@ impl Writer {
         let mut inherit = Some(inherit);
         // Set if the newest revision is not on the disk.
         let mut dirty = false;
+        // Why, if it could not be written: said once.
+        let mut failure = None;
         let mut merged = Arc::new(Revision::default());
         let mut stopping = false;
         while !stopping {
@@ -276,7 +279,7 @@ impl Writer {
                     }
                     dirty = true;
                 }
-                () = sleep(LOCK_RETRY), if dirty || !self.inherited => {}
+                () = sleep(if failure.is_some() { WRITE_RETRY } else { LOCK_RETRY }), if dirty || !self.inherited => {}
             }
             if !self.state.lock() {
                 // Nobody waits for a lock that another holds.
@@ -299,10 +302,24 @@ impl Writer {
                 Arc::clone(&merged)
             };
             if dirty || stopping && revision.number > *self.saved.borrow() {
+                let folder = self.state.folder.display();
                 match self.state.write(&revision).await {
-                    Ok(()) => dirty = false,
+                    Ok(()) => {
+                        dirty = false;
+                        if failure.take().is_some() {
+                            tracing::info!(%folder, "state can be written again");
+                        }
+                    }
                     Err(error) => {
-                        tracing::error!(%error, folder = %self.state.folder.display(), "state cannot be written");
+                        let error = error.to_string();
+                        if failure.as_ref() != Some(&error) {
+                            tracing::error!(
+                                error, %folder,
+                                "state cannot be written and is tried again; an agent that starts meanwhile does not know the newest volumes \
+                                 until kubelet publishes them again"
+                            );
+                        }
+                        failure = Some(error);
                     }
                 }
             }
@@ -334,19 +351,31 @@ fn parse(bytes: &[u8], config: &Config) -> Result<Volumes, String> {
     if file.node != config.node_name {
         return Err(format!("it is of node {:?}, this is {:?}", file.node, config.node_name));
     }
-    let volume = |entry: Entry| {
-        let target = Target::new(&entry.pod_uid, &entry.volume).ok_or("a volume's place is no name")?;
-        let pod = Pod {
-            namespace: entry.namespace,
-            name: entry.pod,
-            service_account: entry.service_account,
-        };
-        let (signer, kind) = (entry.signer.as_deref(), Some(entry.key_type.as_str()));
-        Volume::new(entry.volume_id, pod, signer, kind, &entry.socket_name, config)
-            .map(|volume| (target, volume))
-            .map_err(|refusal| refusal.to_string())
+    let mut volumes = Vec::with_capacity(file.volumes.len());
+    for entry in file.volumes {
+        match volume(entry, config) {
+            Ok(volume) => volumes.push(volume),
+            Err(reason) => tracing::error!(
+                reason,
+                "a volume of the state means nothing to us; kubelet publishes it again within some two minutes"
+            ),
+        }
+    }
+    Ok(volumes)
+}
+
+/// What was allowed when it was published stays, whatever is allowed now: its pod cannot be asked again.
+fn volume(entry: Entry, config: &Config) -> Result<(Target, Volume), String> {
+    let target = Target::new(&entry.pod_uid, &entry.volume).ok_or("a volume's place is no name")?;
+    let key_type = entry.key_type.parse().map_err(|error: KeyError| error.to_string())?;
+    let pod = Pod {
+        namespace: entry.namespace,
+        name: entry.pod,
+        service_account: entry.service_account,
     };
-    file.volumes.into_iter().map(volume).collect()
+    let (signer, domain) = (entry.signer.as_deref(), &config.trust_domain);
+    let volume = Volume::new(entry.volume_id, pod, signer, key_type, &entry.socket_name, domain);
+    Ok((target, volume.map_err(|refusal| refusal.to_string())?))
 }
 
 /// Only a file of ours: a symlink or somebody else's file is not read.
@@ -381,8 +410,10 @@ const PRIVATE_FOLDER: Mode = Mode::RWXU;
 const PRIVATE_FILE: Mode = Mode::RUSR.union(Mode::WUSR);
 /// Ten thousand volumes; more is no state of ours.
 const MAX_BYTES: u64 = 8 * 1024 * 1024;
-/// How often the lock of a predecessor, or a write that failed, is tried again.
+/// How often the lock of a predecessor is tried again.
 const LOCK_RETRY: Duration = Duration::from_millis(250);
+/// How often a write that failed is tried again, unless something new is to be written.
+const WRITE_RETRY: Duration = Duration::from_secs(5);
 /// tmpfs answers in microseconds.
 const SAVE_PATIENCE: Duration = Duration::from_secs(1);
 

@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 
+use ensign_pki::KeyType;
+use serde_json::json;
 use tempfile::TempDir;
 use test_case::test_case;
 
@@ -118,9 +120,6 @@ fn what_the_agent_beside_us_wrote_is_not_ours_to_set_aside() {
 #[test_case(b""; "empty")]
 #[test_case(br#"{"version":2,"node":"node1","volumes":[]}"#; "of another version")]
 #[test_case(br#"{"version":1,"node":"node2","volumes":[]}"#; "of another node")]
-#[test_case(br#"{"version":1,"node":"node1","volumes":[{"volumeId":"1","podUid":"../..","volume":"v","namespace":"foo","pod":"p","serviceAccount":"s","keyType":"P-256","socketName":"a"}]}"#; "a place that climbs")]
-#[test_case(br#"{"version":1,"node":"node1","volumes":[{"volumeId":"1","podUid":"u","volume":"v","namespace":"foo/sa/x","pod":"p","serviceAccount":"s","keyType":"P-256","socketName":"a"}]}"#; "a forged identity")]
-#[test_case(br#"{"version":1,"node":"node1","volumes":[{"volumeId":"1","podUid":"u","volume":"v","namespace":"foo","pod":"p","serviceAccount":"s","keyType":"P-256","socketName":"../a"}]}"#; "a socket that climbs")]
 fn what_is_not_ours_is_set_aside(bytes: &[u8]) {
     let (_place, config) = place();
     let state = State::open(&config).unwrap();
@@ -128,6 +127,40 @@ fn what_is_not_ours_is_set_aside(bytes: &[u8]) {
     assert!(state.load().is_empty());
     assert_eq!(std::fs::read(config.state_dir.join(ASIDE)).unwrap(), bytes);
     assert!(state.load().is_empty(), "now there is none");
+}
+
+#[test_case("podUid", "../.."; "a place that climbs")]
+#[test_case("namespace", "foo/sa/x"; "a forged identity")]
+#[test_case("socketName", "../a"; "a socket that climbs")]
+#[test_case("keyType", "P-1"; "a key of no type")]
+fn a_volume_that_means_nothing_is_left_out_and_the_others_stay(field: &str, value: &str) {
+    let (_place, config) = place();
+    let state = State::open(&config).unwrap();
+    let good = json!({
+        "volumeId": "1", "podUid": "u", "volume": "v", "namespace": "foo", "pod": "p", "serviceAccount": "s",
+        "keyType": "P-256", "socketName": "a",
+    });
+    let mut bad = good.clone();
+    bad[field] = json!(value);
+    let file = json!({ "version": 1, "node": "node1", "volumes": [bad, good] });
+    std::fs::write(config.state_dir.join(FILE), file.to_string()).unwrap();
+    let volumes = state.load();
+    assert_eq!(volumes.len(), 1, "{volumes:?}");
+    assert_eq!(volumes[0].0, Target::new("u", "v").unwrap());
+}
+
+#[test]
+fn what_was_allowed_when_it_was_published_stays() {
+    let (_place, config) = place();
+    let state = State::open(&config).unwrap();
+    assert!(!config.key_types.contains(&KeyType::Rsa4096));
+    let volume = json!({
+        "volumeId": "1", "podUid": "u", "volume": "v", "namespace": "foo", "pod": "p", "serviceAccount": "s",
+        "keyType": "RSA-4096", "socketName": "a",
+    });
+    let file = json!({ "version": 1, "node": "node1", "volumes": [volume] });
+    std::fs::write(config.state_dir.join(FILE), file.to_string()).unwrap();
+    assert_eq!(state.load()[0].1.key_type, KeyType::Rsa4096);
 }
 
 #[test]

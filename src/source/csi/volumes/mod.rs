@@ -98,14 +98,19 @@ impl Volumes {
             Ok(target) => match self.table.begin(&target) {
                 Err(refusal) => Err(refusal),
                 Ok(Begun::New(token)) => {
+                    let there = self.folders.inode(&target).is_some();
                     let outcome = self.publish_first(&target, token, request).await;
                     if outcome.is_err() {
                         self.table.remove(&target);
                     }
-                    outcome
+                    // An agent whose state is lost published it, and running containers may hold the folder.
+                    outcome.map_err(|refusal| if there { refusal.keeping_the_folder() } else { refusal })
                 }
-                Ok(Begun::Again(published)) => {
-                    if let Err(refusal) = self.publish_again(&target, *published, request).await {
+                Ok(Begun::UnderWay) => Ok(()),
+                Ok(Begun::Again(mut published)) => {
+                    let outcome = self.publish_again(&target, &mut published, request).await;
+                    self.table.put(&target, *published);
+                    if let Err(refusal) = outcome {
                         tracing::warn!(
                             volume = %target, reason = refusal.reason(), error = %refusal,
                             "publish was wrong, the volume stays as it is"
@@ -132,6 +137,7 @@ impl Volumes {
         let made = self.folders.make(target)?;
         let published = Published {
             volume,
+            told: token.number(),
             token,
             folder: Some(made.inode),
             bound: true,
@@ -161,21 +167,24 @@ impl Volumes {
     async fn publish_again(
         &self,
         target: &Target,
-        mut published: Published,
+        published: &mut Published,
         mut request: NodePublishVolumeRequest,
     ) -> Result<(), Refusal> {
         // The token first, whatever else may be wrong.
-        let (changed, outcome) = match request::token(&mut request, &self.config.audience) {
-            Ok(Some(brought)) => (published.token.put(brought), Ok(())),
-            Ok(None) => (false, Err(Refusal::no_token(&self.config.audience))),
-            Err(refusal) => (false, Err(refusal)),
+        let outcome = match request::token(&mut request, &self.config.audience) {
+            Ok(Some(brought)) => {
+                published.token.put(brought);
+                Ok(())
+            }
+            Ok(None) => Err(Refusal::no_token(&self.config.audience)),
+            Err(refusal) => Err(refusal),
         };
-        self.mended(target, &mut published, changed).await?;
+        self.mended(target, published).await?;
         outcome
     }
 
-    /// Folder and socket are there, and a new token is made known.
-    async fn mended(&self, target: &Target, published: &mut Published, changed: bool) -> Result<(), Refusal> {
+    /// Folder and socket are there, and a new token is made known, whichever of the pod's volumes it came with.
+    async fn mended(&self, target: &Target, published: &mut Published) -> Result<(), Refusal> {
         let made = self.folders.make(target)?;
         if published.folder != Some(made.inode) {
             let pod = &published.volume.pod;
@@ -188,12 +197,15 @@ impl Volumes {
         }
         let known = published.folder == Some(made.inode) && published.bound;
         published.folder = Some(made.inode);
-        if known && !changed {
+        let newest = published.token.number();
+        if known && published.told == newest {
             return Ok(());
         }
         let outcome = self.tell(Event::Changed(self.workload(target, published))).await;
         published.bound = outcome.is_ok();
-        self.table.update(target, published.clone());
+        if outcome.is_ok() {
+            published.told = newest;
+        }
         outcome
     }
 

@@ -191,6 +191,55 @@ async fn a_new_token_is_taken_up_and_the_same_one_costs_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whichever_volume_brings_a_new_token_all_of_the_pod_learn_of_it() {
+    let mut node = Node::new();
+    let [one, two] = ["one", "two"].map(|volume| node.request(UID, volume, &[]));
+    for request in [&one, &two] {
+        node.publish(request.clone(), Ok(())).await.0.unwrap();
+    }
+    for request in [one, two] {
+        let request = expired(request, "2100-01-01T00:00:00Z");
+        let (_, told) = node.publish(request.clone(), Ok(())).await;
+        assert!(matches!(&told[..], [Event::Changed(_)]), "{told:?}");
+        assert!(node.publish(request, Ok(())).await.1.is_empty(), "once");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_that_nobody_knows_any_more_keeps_its_folder_whatever_is_wrong() {
+    let mut node = Node::new();
+    let request = node.request(UID, "identity", &[]);
+    node.publish(request, Ok(())).await.0.unwrap();
+    // The state is lost with the agent, and what its pod asks for is no longer allowed.
+    let mut successor = Node::new_in(node.kubelet);
+    let wrong = successor.request(UID, "identity", &[("keyType", "RSA-2048")]);
+    let refusal = successor.publish(wrong, Ok(())).await.0.unwrap_err();
+    assert_eq!(refusal.reason(), "attribute");
+    assert!(refusal.to_string().contains("RSA-2048"), "{refusal}");
+    assert_eq!(tonic::Status::from(refusal).code(), tonic::Code::Unavailable);
+    assert!(std::fs::metadata(successor.folder(UID, "identity").join("mount")).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_volume_is_looked_at_again_it_is_neither_taken_away_nor_forgotten() {
+    let mut node = Node::new();
+    let request = node.request(UID, "identity", &[]);
+    node.publish(request.clone(), Ok(())).await.0.unwrap();
+    let again = expired(request.clone(), "2100-01-01T00:00:00Z");
+    let volumes = Arc::clone(&node.volumes);
+    let again = tokio::spawn(async move { volumes.publish(again).await });
+    let notice = node.notices.recv().await.unwrap();
+    let refusal = node.unpublish(UID, "identity").await.0.unwrap_err();
+    assert_eq!(refusal.reason(), "pending");
+    node.publish(request, Ok(())).await.0.unwrap();
+    assert_eq!(node.volumes.table.revision().volumes.len(), 1);
+    notice.done.send(Ok(())).unwrap();
+    again.await.unwrap().unwrap();
+    node.unpublish(UID, "identity").await.0.unwrap();
+    assert!(node.volumes.table.revision().volumes.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_folder_that_something_else_removed_is_made_again_and_said() {
     let mut node = Node::new();
     let request = node.request(UID, "identity", &[]);
