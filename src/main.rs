@@ -10,7 +10,7 @@ use ensign_agent::source::{
 };
 use ensign_agent::{app, cli, preflight};
 use ensign_daemon::supervise::Signals;
-use ensign_daemon::{Finding, Verdict, hardening, logging, settings};
+use ensign_daemon::{Finding, Verdict, descriptors, hardening, logging, settings};
 
 fn main() -> ExitCode {
     // Before anything else: from here on there may be keys in memory.
@@ -44,6 +44,7 @@ fn start(config: Config) -> ExitCode {
     if let Err(error) = logging::init(&config.log) {
         return refuse(&logging::chain(&error));
     }
+    tracing::info!(files = %descriptors::raise(), "files that may be open at once");
     if let Err(reason) = look_around(&config) {
         return refuse(&reason);
     }

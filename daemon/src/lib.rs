@@ -2,7 +2,7 @@
 //!
 //! Each module is one facility with one contract; none knows certificates, SDS or policy. Read them
 //! in the order in which a program uses them: `hardening` before anything else, then `settings` and
-//! `logging` (both quote input, so they use `redact`), then everything under one `supervise::Supervisor`.
+//! `logging` (both quote input, so they use `redact`), then `descriptors`, then everything under one `supervise::Supervisor`.
 
 pub mod hardening;
 
@@ -13,6 +13,8 @@ pub mod settings;
 pub mod go_duration;
 
 pub mod logging;
+
+pub mod descriptors;
 
 pub mod supervise;
 

@@ -39,8 +39,8 @@ fn of(object: CSIDriver) -> Driver {
     }
 }
 
-/// What is wrong with it, for agents that look for tokens of this audience.
-pub fn judge(driver: &Looked<Driver>, audience: &str) -> Vec<Finding> {
+/// What is wrong with it, for agents that look for tokens of this audience, if that is known.
+pub fn judge(driver: &Looked<Driver>, audience: Option<&str>) -> Vec<Finding> {
     let install = "install deploy/csidriver.yaml (or the chart) as it is; immutable fields need a new object";
     let driver = match driver {
         Looked::There(driver) => driver,
@@ -72,7 +72,9 @@ pub fn judge(driver: &Looked<Driver>, audience: &str) -> Vec<Finding> {
         let cause = format!("the CSIDriver {DRIVER} lacks {}", missing.join(", "));
         findings.push(Finding::wrong("csidriver", cause, install));
     }
-    if !driver.audiences.iter().any(|known| known == audience) {
+    if let Some(audience) = audience
+        && !driver.audiences.iter().any(|known| known == audience)
+    {
         let cause = format!(
             "the CSIDriver {DRIVER} asks for tokens of audience {:?}, the agents look for {audience:?}",
             driver.audiences
@@ -95,7 +97,7 @@ pub(crate) mod tests {
     }
 
     fn codes(driver: &Looked<Driver>) -> Vec<&'static str> {
-        judge(driver, "istio-ca")
+        judge(driver, Some("istio-ca"))
             .into_iter()
             .map(|finding| finding.code)
             .collect()

@@ -20,3 +20,6 @@ pub mod explain;
 pub mod preflight;
 
 pub use access::{Access, ConnectError, Login};
+
+/// Labels of the RA's Deployment and pods, as deploy/ has them, whatever they are called.
+pub(crate) const RAS: &str = "app.kubernetes.io/part-of=ensign,app.kubernetes.io/component=authority";

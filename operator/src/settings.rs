@@ -15,6 +15,8 @@ use crate::access::{Access, Looked};
 pub struct Settings {
     flags: BTreeMap<String, String>,
     variables: BTreeMap<String, String>,
+    /// What could not be read, and so may say anything.
+    unread: Option<String>,
 }
 
 /// A file of a container that is a key of a ConfigMap.
@@ -34,16 +36,23 @@ impl Settings {
         let Some(container) = spec.containers.first() else {
             return Self::default();
         };
-        let mut given = Vec::new();
+        let (mut given, mut unread) = (Vec::new(), None);
         for source in container.env_from.iter().flatten() {
             let Some(map) = &source.config_map_ref else { continue };
             let api = Api::<ConfigMap>::namespaced(access.client(), namespace);
-            // One that cannot be read leaves the defaults, as an absent optional one does.
-            if let Looked::There(map) = access.one(api, &map.name).await {
-                given.push(map.data.unwrap_or_default());
+            match access.one(api, &map.name).await {
+                Looked::There(map) => given.push(map.data.unwrap_or_default()),
+                // An optional one.
+                Looked::Missing => {}
+                Looked::Unreadable(why) => {
+                    unread = Some(format!("ConfigMap {namespace}/{} of its settings: {why}", map.name))
+                }
             }
         }
-        Self::of(container, given)
+        Self {
+            unread,
+            ..Self::of(container, given)
+        }
     }
 
     fn of(container: &Container, given: Vec<BTreeMap<String, String>>) -> Self {
@@ -68,7 +77,16 @@ impl Settings {
                 flags.insert(flag.to_owned(), value.clone());
             }
         }
-        Self { flags, variables }
+        Self {
+            flags,
+            variables,
+            unread: None,
+        }
+    }
+
+    /// Why a value may be another one than [`Self::value`] says, if it may.
+    pub fn unread(&self) -> Option<&str> {
+        self.unread.as_deref()
     }
 
     /// The value in effect.

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use ensign_daemon::supervise::Signals;
-use ensign_daemon::{hardening, logging, settings};
+use ensign_daemon::{descriptors, hardening, logging, settings};
 use ensign_ra::app;
 use ensign_ra::config::{Command, Config, ConfigError};
 use ensign_ra::in_use::InUse;
@@ -48,6 +48,7 @@ fn main() -> ExitCode {
 
 fn run(config: Config) -> anyhow::Result<()> {
     logging::init(&config.log)?;
+    tracing::info!(files = %descriptors::raise(), "files that may be open at once");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let signals = Signals::install()?;

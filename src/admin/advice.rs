@@ -5,7 +5,9 @@
 /// The next step for a failure of this reason.
 pub(super) fn for_reason(reason: &str) -> &'static str {
     match reason {
-        "token" => "Check that the workload's token file exists, is readable for the agent and holds one token.",
+        "token" => {
+            "A pod's token comes with kubelet's next look at the pod, within some two minutes: see whether kubelet runs and reaches the API server. For a workloads file: check that the token file exists, is readable for the agent and holds one token."
+        }
         "connect" => {
             "Check CA_ADDR, the network to it, and that CA_ROOT_CA holds the root of the authority's certificate."
         }

@@ -13,6 +13,9 @@
 {{- if ne (len $app.istio.revisions) (len (uniq $app.istio.revisions)) }}
 {{- $wrong = append $wrong (printf "app.istio.revisions: %s names a revision twice; name each once" (join ", " $app.istio.revisions)) }}
 {{- end }}
+{{- if not (has .Values.global.platform (list "" "openshift" "gke")) }}
+{{- $wrong = append $wrong (printf "global.platform: %s is no platform that needs something of its own; use openshift, gke or nothing" .Values.global.platform) }}
+{{- end }}
 {{- if and (not $ra.enabled) (not $agent.enabled) }}
 {{- $wrong = append $wrong "ra.enabled and agent.enabled: both are false, which installs nothing; enable one" }}
 {{- end }}
@@ -56,6 +59,29 @@
 {{- if hasKey $agent.config $name }}
 {{- $wrong = append $wrong (printf "agent.config.%s: RA and agent must agree on it; use %s" $name (ternary "app.tls.trustDomain" "app.server.clusterID" (eq $name "TRUST_DOMAIN"))) }}
 {{- end }}
+{{- end }}
+{{- $values := dict "ENSIGN_TOKEN_AUDIENCE" "agent.csi.tokenAudience" "ENSIGN_KUBELET_DIR" "agent.kubeletDir" "ENSIGN_LOG_FORMAT" "agent.logFormat" }}
+{{- range $name, $value := $values }}
+{{- if hasKey $agent.config $name }}
+{{- $wrong = append $wrong (printf "agent.config.%s: more than the agent must know it; use %s" $name $value) }}
+{{- end }}
+{{- end }}
+{{- range $name := list "ENSIGN_SOURCE" "ENSIGN_STATE_DIR" "ENSIGN_ADMIN_ADDR" "CA_ROOT_CA" }}
+{{- if hasKey $agent.config $name }}
+{{- $wrong = append $wrong (printf "agent.config.%s: mounts and probes of the DaemonSet are for its default; leave it out" $name) }}
+{{- end }}
+{{- end }}
+{{- $update := $agent.updateStrategy }}
+{{- if and (eq $update.type "RollingUpdate") $update.rollingUpdate }}
+{{- $zero := list "0" "0%" "" }}
+{{- $surge := has (toString ($update.rollingUpdate.maxSurge | default 0)) $zero }}
+{{- $unavailable := has (toString ($update.rollingUpdate.maxUnavailable | default 0)) $zero }}
+{{- if eq $surge $unavailable }}
+{{- $wrong = append $wrong "agent.updateStrategy.rollingUpdate: exactly one of maxSurge and maxUnavailable is 0 in a DaemonSet (Kubernetes, RollingUpdateDaemonSet); set the other to 0" }}
+{{- end }}
+{{- end }}
+{{- if and (not $agent.priorityClassName) (or $agent.resourceQuota.enabled (eq .Values.global.platform "gke")) }}
+{{- $wrong = append $wrong "agent.priorityClassName: the ResourceQuota is for pods of a priority; name one, or set agent.resourceQuota.enabled and global.platform to nothing" }}
 {{- end }}
 {{- end }}
 {{- if $wrong }}

@@ -77,8 +77,8 @@ pub struct Agent {
     pub trouble: Option<String>,
     /// The port of its `/status`.
     pub status_port: u16,
-    /// The audience that it looks for.
-    pub audience: String,
+    /// The audience that it looks for, if its settings can be read.
+    pub audience: Option<String>,
 }
 
 /// One FailedMount event.

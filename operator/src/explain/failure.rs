@@ -17,7 +17,8 @@ pub(super) fn request(certificate: &Certificate, failure: &Failure) -> Finding {
         Some(id) => (
             format!(", request {id}"),
             format!(
-                " The exact reason is in the RA's log under {id}: `kubectl logs -A -l app.kubernetes.io/name=ensign-ra --prefix --tail=-1 | grep {id}`"
+                " The exact reason is in the RA's log under {id}: `kubectl logs -A -l {} --prefix --tail=-1 | grep {id}`",
+                crate::RAS
             ),
         ),
         None => (String::new(), String::new()),

@@ -27,7 +27,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
         )];
     };
     let mut findings = volumes(pod);
-    let audience = facts.agent.there().map_or("istio-ca", |agent| agent.audience.as_str());
+    let audience = facts.agent.there().and_then(|agent| agent.audience.as_deref());
     findings.extend(driver::judge(&facts.driver, audience));
     let known = registration(facts, node, &mut findings);
     mounts(facts, known, &mut findings);

@@ -169,9 +169,11 @@ async fn agent(access: &Access, node: &str, namespace: Option<&str>) -> Looked<A
         ready: is_ready(&status),
         trouble: trouble(&status, pod.spec.as_ref()),
         status_port: status_port(&settings),
-        audience: settings
-            .value("token-audience", "ENSIGN_TOKEN_AUDIENCE", "istio-ca")
-            .to_owned(),
+        audience: settings.unread().is_none().then(|| {
+            settings
+                .value("token-audience", "ENSIGN_TOKEN_AUDIENCE", "istio-ca")
+                .to_owned()
+        }),
     })
 }
 

@@ -42,7 +42,7 @@ fn fine() -> Facts {
             ready: true,
             trouble: None,
             status_port: 9403,
-            audience: "istio-ca".to_owned(),
+            audience: Some("istio-ca".to_owned()),
         }),
         mounts: Looked::There(Vec::new()),
         status: Some(Ok(said(&json!([certificate("active", &Value::Null)])))),

@@ -15,7 +15,7 @@ pub fn judge(facts: &Facts, asked: Option<&[Asked]>) -> Vec<Finding> {
             findings.extend(the_agents(agents));
             findings.extend(pod_security(&facts.pod_security, agents));
             findings.extend(quota(facts, agents));
-            agents.audience.as_str()
+            Some(agents.audience.as_str())
         }
         Looked::Missing => {
             let cause = "there is no DaemonSet with the label app.kubernetes.io/name=ensign-agent";
@@ -24,15 +24,15 @@ pub fn judge(facts: &Facts, asked: Option<&[Asked]>) -> Vec<Finding> {
                 cause,
                 "install deploy/daemonset.yaml or the chart",
             ));
-            "istio-ca"
+            None
         }
         Looked::Unreadable(why) => {
             findings.push(unreadable(
                 "the agents' DaemonSet",
                 why,
-                "`list` daemonsets (in --agent-namespace)",
+                "`list` daemonsets and `get` configmaps (in --agent-namespace)",
             ));
-            "istio-ca"
+            None
         }
     };
     let wrong = driver::judge(&facts.driver, audience);
@@ -135,10 +135,12 @@ fn quota(facts: &Facts, agents: &Agents) -> Option<Finding> {
     }
 }
 
-fn ra(ra: &Looked<Ra>, audience: &str) -> Vec<Finding> {
+fn ra(ra: &Looked<Ra>, audience: Option<&str>) -> Vec<Finding> {
     match ra {
-        Looked::There(ra) if ra.audiences.iter().any(|known| known == audience) => Vec::new(),
         Looked::There(ra) => {
+            let Some(audience) = audience.filter(|audience| !ra.audiences.iter().any(|known| known == audience)) else {
+                return Vec::new();
+            };
             let cause = format!(
                 "the RA in namespace {} takes tokens of {:?}, the agents send those of {audience:?}: it will answer UNAUTHENTICATED",
                 ra.namespace, ra.audiences
@@ -148,7 +150,7 @@ fn ra(ra: &Looked<Ra>, audience: &str) -> Vec<Finding> {
             vec![Finding::wrong("ra_audience", cause, fix)]
         }
         Looked::Missing => {
-            let cause = "there is no Deployment with the label app.kubernetes.io/name=ensign-ra";
+            let cause = format!("there is no Deployment with the labels {}", crate::RAS);
             let fix = "that is right if the authority is istiod or istio-csr; else install deploy/ra.yaml";
             vec![Finding::note("no_ra", cause, fix)]
         }
@@ -156,7 +158,7 @@ fn ra(ra: &Looked<Ra>, audience: &str) -> Vec<Finding> {
             vec![unreadable(
                 "the RA's Deployment",
                 why,
-                "`list` deployments (in --ra-namespace)",
+                "`list` deployments and `get` configmaps (in --ra-namespace)",
             )]
         }
     }

@@ -7,6 +7,7 @@ use kube::api::{Api, ListParams};
 use serde::Deserialize;
 
 use super::facts::{Agents, Authority, Facts, Ra, Roots, Service};
+use crate::RAS;
 use crate::access::{Access, Looked, bounded};
 use crate::driver;
 use crate::settings::{Settings, config_map_of};
@@ -77,6 +78,9 @@ async fn daemon_set(access: &Access, namespace: Option<&str>) -> Looked<(DaemonS
 }
 
 fn agents(object: DaemonSet, namespace: String, spec: &PodSpec, settings: &Settings) -> Result<Agents, String> {
+    if let Some(why) = settings.unread() {
+        return Err(why.to_owned());
+    }
     let status = object.status.unwrap_or_default();
     let address = settings.value("ca-addr", "CA_ADDR", "ensign-ra.istio-system.svc:443");
     let split = address
@@ -221,6 +225,9 @@ async fn ra(access: &Access, namespace: Option<&str>) -> Looked<Ra> {
     let namespace = object.metadata.namespace.unwrap_or_default();
     let spec = object.spec.and_then(|spec| spec.template.spec).unwrap_or_default();
     let settings = Settings::read(access, &namespace, &spec).await;
+    if let Some(why) = settings.unread() {
+        return Looked::Unreadable(why.to_owned());
+    }
     let audiences = settings
         .value("token-audiences", "TOKEN_AUDIENCES", "istio-ca")
         .split(',');
@@ -262,7 +269,6 @@ fn names(policy: &str) -> Looked<Vec<String>> {
 
 /// As deploy/ labels them.
 const AGENTS: &str = "app.kubernetes.io/name=ensign-agent";
-const RAS: &str = "app.kubernetes.io/name=ensign-ra";
 /// Pod Security's label (Kubernetes, pod-security-admission).
 const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
 

@@ -35,6 +35,12 @@ async fn the_schema_refuses(values: Value, sentence: &str) -> Result {
 #[test_case(json!({ "ra": { "enabled": false } }), "agent.config.CA_ADDR: with ra.enabled=false it must name the authority"; "an agent without an authority")]
 #[test_case(json!({ "ra": { "enabled": false }, "agent": { "enabled": false } }), "both are false, which installs nothing; enable one"; "nothing")]
 #[test_case(json!({ "agent": { "config": { "TRUST_DOMAIN": "x" } } }), "agent.config.TRUST_DOMAIN: RA and agent must agree on it; use app.tls.trustDomain"; "two trust domains")]
+#[test_case(json!({ "agent": { "config": { "ENSIGN_TOKEN_AUDIENCE": "x" } } }), "agent.config.ENSIGN_TOKEN_AUDIENCE: more than the agent must know it; use agent.csi.tokenAudience"; "an audience of the agent alone")]
+#[test_case(json!({ "agent": { "config": { "ENSIGN_ADMIN_ADDR": "0.0.0.0:1" } } }), "agent.config.ENSIGN_ADMIN_ADDR: mounts and probes of the DaemonSet are for its default"; "a port that nobody probes")]
+#[test_case(json!({ "agent": { "updateStrategy": { "rollingUpdate": { "maxUnavailable": 1 } } } }), "exactly one of maxSurge and maxUnavailable is 0"; "two ways to update")]
+#[test_case(json!({ "agent": { "updateStrategy": { "rollingUpdate": { "maxSurge": "0%" } } } }), "exactly one of maxSurge and maxUnavailable is 0"; "no way to update")]
+#[test_case(json!({ "agent": { "priorityClassName": "", "resourceQuota": { "enabled": true } } }), "agent.priorityClassName: the ResourceQuota is for pods of a priority"; "a quota for nobody")]
+#[test_case(json!({ "global": { "platform": "opneshift" } }), "global.platform: opneshift is no platform"; "a platform with a slip")]
 #[test_case(json!({ "agent": { "existingConfigMap": "mine", "config": { "SECRET_TTL": "1h" } } }), "agent.existingConfigMap: it holds all settings of the agent"; "the agent's settings in two places")]
 #[tokio::test]
 async fn the_chart_refuses(values: Value, sentence: &str) -> Result {
