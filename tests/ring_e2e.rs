@@ -1,4 +1,4 @@
-//! Ring `e2e`: a whole cluster with two nodes, our images and manifests as they are, RA and agents in pods.
+//! Ring `e2e`: a whole cluster with two nodes, our images and the chart as they are, RA and agents in pods.
 //!
 //! What only kubelet can show: that it takes the driver up, hands it the pod's folder and token, and clears everything away;
 //! and that pods, wherever they run, talk or do not. One site serves most tests of a run, one test after the other, each with
@@ -18,6 +18,8 @@ mod fence;
 mod images;
 #[path = "ring_e2e/install.rs"]
 mod install;
+#[path = "ring_e2e/installed.rs"]
+mod installed;
 #[path = "ring_e2e/lives.rs"]
 mod lives;
 #[path = "ring_e2e/mesh.rs"]
