@@ -28,6 +28,8 @@ mod mesh;
 mod one_pod;
 #[path = "ring_e2e/pod.rs"]
 mod pod;
+#[path = "ring_e2e/release.rs"]
+mod release;
 #[path = "ring_e2e/restarts.rs"]
 mod restarts;
 #[path = "ring_e2e/traces.rs"]
