@@ -20,6 +20,8 @@ mod images;
 mod install;
 #[path = "ring_e2e/installed.rs"]
 mod installed;
+#[path = "ring_e2e/left.rs"]
+mod left;
 #[path = "ring_e2e/lives.rs"]
 mod lives;
 #[path = "ring_e2e/mesh.rs"]
@@ -34,6 +36,8 @@ mod release;
 mod restarts;
 #[path = "ring_e2e/traces.rs"]
 mod traces;
+#[path = "ring_e2e/uninstall.rs"]
+mod uninstall;
 #[path = "ring_e2e/upgrade.rs"]
 mod upgrade;
 #[path = "ring_e2e/workload.rs"]
