@@ -16,6 +16,8 @@ mod disasters;
 mod fence;
 #[path = "ring_e2e/images.rs"]
 mod images;
+#[path = "ring_e2e/injected.rs"]
+mod injected;
 #[path = "ring_e2e/install.rs"]
 mod install;
 #[path = "ring_e2e/installed.rs"]
