@@ -67,8 +67,8 @@ impl KeptSocket {
             && !file::is_stale(&self.spec)
     }
 
-    /// Removes the file although others would be left it, unless it is theirs by now. By its own name and in one step, because kubelet
-    /// goes by that; should a successor come in between, it finds its file gone and puts it back.
+    /// Removes the file, although the spec leaves it to others; not if a successor's is there by now. By its own name and in one
+    /// step, because kubelet goes by that name; should a successor come in between, it finds its file gone and puts it back.
     pub(crate) fn take_away(self) {
         file::unlink(&self.spec.path, self.inode);
     }

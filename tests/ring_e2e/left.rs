@@ -1,7 +1,7 @@
 //! What is left of us in the API: objects of any kind that the chart or the RA made.
 
 use kube::api::{ApiResource, DynamicObject, ListParams};
-use kube::discovery::{Discovery, verbs};
+use kube::discovery::{ApiGroup, Discovery, verbs};
 use kube::{Api, Client, ResourceExt as _};
 
 /// What the RA writes in the places of others.
@@ -10,7 +10,7 @@ const WRITTEN: [&str; 3] = ["istio-ca-root-cert", "istiod-dynamic", "istiod-tls"
 /// Kind and name of each that is there. Events are not looked at: they tell of the past.
 pub(crate) async fn objects_of_ours(client: &Client) -> anyhow::Result<Vec<String>> {
     let known = Discovery::new(client.clone()).run().await?;
-    let kinds = known.groups().flat_map(|group| group.recommended_resources());
+    let kinds = known.groups().flat_map(ApiGroup::recommended_resources);
     let mut found = Vec::new();
     for (resource, capabilities) in kinds {
         if resource.kind == "Event" || !capabilities.supports_operation(verbs::LIST) {

@@ -16,6 +16,7 @@ use k8s_openapi::api::storage::v1::CSINode;
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, PostParams};
 
+use crate::agents::A_WHILE;
 use crate::install::{AGENTS, PAGE, RA};
 use crate::left::objects_of_ours;
 use crate::pod::{self, condition, printed};
@@ -113,9 +114,6 @@ async fn a_release_in_use_stays_and_one_that_was_forced_out_heals_and_leaves_not
     ensure!(left.is_empty(), "left in the API: {left:?}");
     stage.finish().await
 }
-
-/// Silence cannot be waited for as an event; what would come, comes in a fraction of this.
-const A_WHILE: std::time::Duration = std::time::Duration::from_secs(1);
 
 // === impl Stage ===
 

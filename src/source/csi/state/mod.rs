@@ -211,7 +211,7 @@ impl State {
 
     async fn write(&self, revision: &Revision) -> io::Result<()> {
         if revision.volumes.is_empty() {
-            return match fs::unlinkat(CWD, &self.folder.join(FILE), AtFlags::empty()) {
+            return match fs::unlinkat(CWD, self.folder.join(FILE), AtFlags::empty()) {
                 Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
                 Err(errno) => Err(errno.into()),
             };
