@@ -1,4 +1,4 @@
-//! Ring `e2e`: a whole cluster with two nodes, our images and manifests as they are, RA and agents in pods.
+//! Ring `e2e`: a whole cluster with two nodes, our images and the chart as they are, RA and agents in pods.
 //!
 //! What only kubelet can show: that it takes the driver up, hands it the pod's folder and token, and clears everything away;
 //! and that pods, wherever they run, talk or do not. One site serves most tests of a run, one test after the other, each with
@@ -16,8 +16,14 @@ mod disasters;
 mod fence;
 #[path = "ring_e2e/images.rs"]
 mod images;
+#[path = "ring_e2e/injected.rs"]
+mod injected;
 #[path = "ring_e2e/install.rs"]
 mod install;
+#[path = "ring_e2e/installed.rs"]
+mod installed;
+#[path = "ring_e2e/left.rs"]
+mod left;
 #[path = "ring_e2e/lives.rs"]
 mod lives;
 #[path = "ring_e2e/mesh.rs"]
@@ -26,10 +32,14 @@ mod mesh;
 mod one_pod;
 #[path = "ring_e2e/pod.rs"]
 mod pod;
+#[path = "ring_e2e/release.rs"]
+mod release;
 #[path = "ring_e2e/restarts.rs"]
 mod restarts;
 #[path = "ring_e2e/traces.rs"]
 mod traces;
+#[path = "ring_e2e/uninstall.rs"]
+mod uninstall;
 #[path = "ring_e2e/upgrade.rs"]
 mod upgrade;
 #[path = "ring_e2e/workload.rs"]

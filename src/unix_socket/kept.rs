@@ -67,6 +67,12 @@ impl KeptSocket {
             && !file::is_stale(&self.spec)
     }
 
+    /// Removes the file, although the spec leaves it to others; not if a successor's is there by now. By its own name and in one
+    /// step, because kubelet goes by that name; should a successor come in between, it finds its file gone and puts it back.
+    pub(crate) fn take_away(self) {
+        file::unlink(&self.spec.path, self.inode);
+    }
+
     /// Looks at the path, and does what can be done. `None`: all is well, or nothing is new.
     pub(crate) fn look(&mut self) -> Option<Found> {
         let before = self.succeeded;

@@ -32,7 +32,7 @@ pub fn chart() -> PathBuf {
 }
 
 /// A program of `make helm`: in the folder `ENSIGN_HELM`, or what was linked into `.tools/`.
-fn program(name: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn program(name: &str) -> anyhow::Result<PathBuf> {
     let folder = match env::var_os("ENSIGN_HELM") {
         Some(folder) => PathBuf::from(folder),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(".tools"),
@@ -118,10 +118,22 @@ impl Helm {
 
     /// `helm install`, or `upgrade`, of the chart with these values.
     pub async fn apply(&self, verb: &str, namespace: &str, values: &Value) -> anyhow::Result<String> {
+        self.apply_with(verb, namespace, values, &[]).await
+    }
+
+    /// The same with these flags.
+    pub async fn apply_with(
+        &self,
+        verb: &str,
+        namespace: &str,
+        values: &Value,
+        flags: &[&str],
+    ) -> anyhow::Result<String> {
         let file = self.folder.write("values.yaml", values.to_string())?;
         let (chart, file) = (chart().display().to_string(), file.display().to_string());
-        self.run(&[verb, "ensign", &chart, "--namespace", namespace, "--values", &file])
-            .await
+        let mut args = vec![verb, "ensign", &chart, "--namespace", namespace, "--values", &file];
+        args.extend(flags);
+        self.run(&args).await
     }
 
     /// Removes its files.

@@ -244,6 +244,38 @@ async fn a_removed_socket_comes_back_in_the_same_folder() {
     assert_eq!(std::fs::metadata(node.kubelet.mount(&pod)).unwrap().ino(), folder);
 }
 
+/// It may be the last: kubelet would go on calling a driver that has been uninstalled.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_ends_without_volumes_leaves_nothing_and_one_with_volumes_everything() {
+    let mut node = Node::start().await;
+    let pod = Pod::new("httpbin");
+    node.kubelet.publish(&pod).await.unwrap();
+    let sockets = [
+        "plugins_registry/csi.ensign.mesh-reg.sock",
+        "plugins/csi.ensign.mesh/csi.sock",
+    ];
+    let sockets = sockets.map(|path| node.kubelet.folder.join(path));
+    let there = || sockets.each_ref().map(|path| std::fs::symlink_metadata(path).is_ok());
+    node.pause().await;
+    assert_eq!(there(), [true; 2]);
+    assert!(node.state().contains("httpbin"));
+    node.resume().await;
+    node.kubelet.unpublish(&pod).await.unwrap();
+
+    // A successor's are its own.
+    node.resume().await;
+    node.pause().await;
+    assert_eq!(there(), [true; 2]);
+    node.kubelet.register().await;
+    node.pause().await;
+    assert_eq!(there(), [false; 2]);
+    assert_eq!(node.state(), "");
+    node.resume().await;
+    node.kubelet.register().await;
+    node.kubelet.publish(&pod).await.unwrap();
+    node.certificate(&pod).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn five_hundred_volumes_come_and_go() {
     let node = Node::start().await;

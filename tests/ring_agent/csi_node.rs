@@ -143,8 +143,9 @@ impl Node {
         certificate(&stream.next_secret(patience()).await).unwrap().0
     }
 
+    /// What a successor would read; nothing if there is no volume.
     pub(crate) fn state(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("state/csi.json")).unwrap()
+        std::fs::read_to_string(self.folder.path().join("state/csi.json")).unwrap_or_default()
     }
 }
 

@@ -60,7 +60,7 @@ impl Holder {
 }
 
 /// Silence cannot be waited for as an event; what would come, comes in a fraction of this.
-const A_WHILE: std::time::Duration = std::time::Duration::from_secs(1);
+pub(crate) const A_WHILE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The agent's pods as they are now.
 pub(crate) async fn agents(alone: &Alone) -> anyhow::Result<Vec<Pod>> {

@@ -71,7 +71,7 @@ async fn pods_of_one_signer_talk_between_nodes_and_pods_of_two_do_not() -> anyho
 }
 
 /// The answer, once DNS has told the peer's address and kube-proxy knows the way.
-async fn answered(client: &Proxy, upstream: u16) -> anyhow::Result<Answer> {
+pub(crate) async fn answered(client: &Proxy, upstream: u16) -> anyhow::Result<Answer> {
     until("the way to the peer", PATIENCE, async || {
         let answer = client.call(upstream).await?;
         let unreached = answer.body.contains("no healthy upstream") || answer.body.contains("Connection refused");

@@ -1,18 +1,27 @@
-//! The installation that all tests of the ring share, as the documents tell people to make it: three ClusterIssuers, Istio's
-//! mesh configuration, the manifests of `deploy/`, a ConfigMap with settings for each program.
+//! The installation that all tests of the ring share, as the documents tell people to make it: three ClusterIssuers and Istio's
+//! mesh configuration, namespaces by the commands of docs/chart.md, then one `helm install --wait` of the chart.
+//!
+//! The site is strict: Pod Security is `baseline` where a namespace says nothing, and both of ours ask for Istio's injection, so that
+//! a pod of ours that does not keep out of it would never be ready.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 
 use anyhow::{Context, ensure};
-use ensign_testbed::cluster::{Access, Manifests};
+use ensign_testbed::cluster::{Access, INJECTED};
+use ensign_testbed::helm::Helm;
+use ensign_testbed::page::{Page, Shell};
 use ensign_testbed::site::{NODES, SharedSite};
 use ensign_testbed::wait::{PATIENCE, until};
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
+use kube::api::PostParams;
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
+
+use crate::pod::printed;
+use crate::workload::Workload;
 
 /// Where the RA is.
 pub(crate) const RA: &str = "ensign-system";
@@ -22,15 +31,10 @@ pub(crate) const AGENTS: &str = "ensign-node";
 const ISTIO: &str = "istio-system";
 /// By which workloads ask for a signer.
 const DOMAIN: &str = "clusterissuers.cert-manager.io";
-/// What the RA is used for here.
-const MODES: [&str; 6] = [
-    "base",
-    "cluster-issuers",
-    "istio-config",
-    "kubernetes-csr",
-    "root-cert",
-    "serving-secret",
-];
+/// Who signs.
+const SIGNERS: [&str; 3] = ["istio-system", "foo", "bar"];
+/// What people read.
+pub(crate) const PAGE: &str = include_str!("../../docs/chart.md");
 /// What the file holds that tells the next test.
 const DONE: &str = "installed";
 
@@ -44,11 +48,38 @@ pub(crate) async fn once(site: &SharedSite) -> anyhow::Result<()> {
     file.read_to_string(&mut text)?;
     if text != DONE {
         istio(site).await?;
-        registration_authority(site).await?;
-        agents(site).await?;
+        namespaces(site).await?;
+        release(site, "install", &values()).await?;
         file.write_all(DONE.as_bytes())?;
     }
     Ok(())
+}
+
+/// The chart's values.
+pub(crate) fn values() -> Value {
+    json!({
+        "app": { "certmanager": { "issuer": { "enabled": false } } },
+        "ra": { "config": { "EXTERNAL_CA": "ISTIOD_RA_KUBERNETES_API", "CERT_SIGNER_DOMAIN": DOMAIN } },
+        "rbac": { "signers": SIGNERS.map(|name| format!("{DOMAIN}/{name}")) },
+        "admission": { "meshIssuers": SIGNERS.map(|name| format!("ClusterIssuer.cert-manager.io/{name}")) },
+        "agent": { "namespace": { "create": false } },
+    })
+}
+
+/// `helm install --wait`, or `upgrade`; what Helm tells its user.
+pub(crate) async fn release(site: &SharedSite, verb: &str, values: &Value) -> anyhow::Result<String> {
+    let helm = Helm::of(site)?;
+    let notes = helm.apply_with(verb, RA, values, &["--wait"]).await;
+    helm.discard();
+    notes.with_context(|| {
+        let logs = [(RA, "ensign-ra"), (AGENTS, "ensign-agent")].map(|(namespace, pod)| {
+            let nodes = site.nodes().iter();
+            nodes
+                .map(|node| printed(node.path("/var/log/pods"), namespace, pod))
+                .collect::<String>()
+        });
+        format!("what our pods printed:\n{}", logs.concat())
+    })
 }
 
 /// Waits until both agents are ready.
@@ -80,12 +111,18 @@ pub(crate) async fn proxy_config(access: &Access, namespace: &str, signer: &str)
     access.apply_yaml(&object.to_string()).await.map(drop)
 }
 
+/// Whether the injector has been at a pod.
+pub(crate) fn is_injected(pod: &Pod) -> bool {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    containers.into_iter().any(|container| container.name == INJECTED)
+}
+
 /// The signers, and what says so to the RA.
 async fn istio(access: &Access) -> anyhow::Result<()> {
     let mut mesh = String::from(
         "trustDomain: cluster.local\ndefaultConfig:\n  proxyMetadata:\n    ISTIO_META_CERT_SIGNER: istio-system\ncaCertificates:\n",
     );
-    for issuer in ["istio-system", "foo", "bar"] {
+    for issuer in SIGNERS {
         let authority = access.cluster_issuer(issuer).await?;
         let pem: String = authority
             .root_pem()
@@ -95,50 +132,35 @@ async fn istio(access: &Access) -> anyhow::Result<()> {
         mesh.push_str(&format!("- pem: |\n{pem}  certSigners:\n  - {DOMAIN}/{issuer}\n"));
     }
     access.namespace_named(ISTIO).await?;
-    config_map(access, ISTIO, "istio", &json!({ "mesh": mesh })).await?;
+    let map = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "istio", "namespace": ISTIO }, "data": { "mesh": mesh },
+    });
+    access.apply_yaml(&map.to_string()).await?;
     access.install_proxy_config().await
 }
 
-async fn registration_authority(access: &Access) -> anyhow::Result<()> {
-    let manifests = Manifests::read("ra.yaml")?;
-    access.namespace_named(RA).await?;
-    let settings = json!({
-        "CERT_SIGNER_DOMAIN": DOMAIN,
-        "EXTERNAL_CA": "ISTIOD_RA_KUBERNETES_API",
-        "ENSIGN_RA_LEADER_ELECTION_NAMESPACE": RA,
-        "ENSIGN_RA_SERVING_CA_SECRET": "ensign-ra-serving",
-        "ENSIGN_RA_SERVING_DNS_NAMES": "ensign-ra.ensign-system.svc",
-    });
-    config_map(access, RA, "ensign-ra", &settings).await?;
-    Manifests::read("rbac.yaml")?.of_modes(&MODES)?.apply(access).await?;
-    manifests.apply(access).await?;
-    let deployments = Api::<Deployment>::namespaced(access.admin(), RA);
-    until("two replicas of the RA", PATIENCE * 2, async || {
-        let status = deployments.get("ensign-ra").await?.status.unwrap_or_default();
-        ensure!(status.ready_replicas == Some(2), "its status is {status:?}");
-        Ok(())
-    })
-    .await
-}
-
-async fn agents(access: &Access) -> anyhow::Result<()> {
-    access.namespace_named(AGENTS).await?;
-    let settings = json!({ "CA_ADDR": "ensign-ra.ensign-system.svc:443" });
-    config_map(access, AGENTS, "ensign-agent", &settings).await?;
-    // The RA gives its roots to every namespace. An agent that starts before works, too: kubelet brings them within a minute.
-    let maps = Api::<ConfigMap>::namespaced(access.admin(), AGENTS);
-    until("the RA's roots in the agents' namespace", PATIENCE, async || {
-        maps.get("istio-ca-root-cert").await.map(drop).context("not yet")
-    })
-    .await?;
-    access.apply_yaml(include_str!("../../deploy/csidriver.yaml")).await?;
-    access.apply_yaml(include_str!("../../deploy/daemonset.yaml")).await?;
-    agents_ready(access).await
-}
-
-async fn config_map(access: &Access, namespace: &str, name: &str, data: &Value) -> anyhow::Result<()> {
-    let object = json!({
-        "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name, "namespace": namespace }, "data": data,
-    });
-    access.apply_yaml(&object.to_string()).await.map(drop)
+/// Made as docs/chart.md says; and injected, whatever else is made there.
+async fn namespaces(access: &Access) -> anyhow::Result<()> {
+    let page = Page::parse(PAGE);
+    let [prepare] = page.blocks("Namespaces of your own")?;
+    let shell = Shell::new(access)?;
+    shell.run(prepare).await?;
+    let inject = format!("kubectl label namespace {RA} {AGENTS} istio-injection=enabled");
+    shell.run(&inject).await?;
+    shell.finish();
+    for namespace in [RA, AGENTS] {
+        let pods = Api::<Pod>::namespaced(access.admin(), namespace);
+        let any = serde_json::from_value(Workload::new(namespace, "any").object())?;
+        let try_out = PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        };
+        until("the injector to be at work", PATIENCE, async || {
+            let any = pods.create(&try_out, &any).await?;
+            ensure!(is_injected(&any), "it leaves a pod in {namespace} as it is");
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
 }

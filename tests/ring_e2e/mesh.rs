@@ -49,21 +49,24 @@ impl Mesh {
 
     /// A namespace of the test's own in which Pod Security is `restricted`, and this signer the default.
     pub(crate) async fn namespace_with(&self, word: &str, signer: &str) -> anyhow::Result<String> {
-        let name = self.site.namespace(word).await?;
-        let strict = json!({
-            "apiVersion": "v1", "kind": "Namespace",
-            "metadata": { "name": name, "labels": { "pod-security.kubernetes.io/enforce": "restricted" } },
-        });
-        self.site.apply_yaml(&strict.to_string()).await?;
+        let name = self.namespace_of_level(word, "restricted").await?;
         install::proxy_config(&self.site, &name, signer).await?;
-        self.namespaces.lock().push(name.clone());
         Ok(name)
     }
 
     /// One in which pods may use folders of their nodes.
     pub(crate) async fn namespace_for_hosts(&self, word: &str) -> anyhow::Result<String> {
+        self.namespace_of_level(word, "privileged").await
+    }
+
+    async fn namespace_of_level(&self, word: &str, level: &str) -> anyhow::Result<String> {
         let name = self.site.namespace(word).await?;
         self.namespaces.lock().push(name.clone());
+        let labelled = json!({
+            "apiVersion": "v1", "kind": "Namespace",
+            "metadata": { "name": name, "labels": { "pod-security.kubernetes.io/enforce": level } },
+        });
+        self.site.apply_yaml(&labelled.to_string()).await?;
         Ok(name)
     }
 
@@ -105,6 +108,17 @@ impl Mesh {
         nodes
             .map(|node| pod::printed(node.path("/var/log/pods"), namespace, pod))
             .collect()
+    }
+
+    /// What a pod's `guest probe` printed about its look at the socket.
+    pub(crate) async fn probed(&self, namespace: &str, pod: &str) -> anyhow::Result<String> {
+        until("the probe", PATIENCE, async || {
+            let log = self.log(namespace, pod);
+            // Removing the socket is the last that it tries.
+            ensure!(log.contains("probe failed") || log.contains("socket "), "{log}");
+            Ok(log)
+        })
+        .await
     }
 
     /// For error texts.

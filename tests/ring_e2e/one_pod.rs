@@ -4,7 +4,6 @@ use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use ensign_testbed::wait::{PATIENCE, until};
 use ensign_testkit::fake_envoy::certificate;
 use ensign_testkit::metrics::get;
 use ensign_testkit::patience;
@@ -25,12 +24,7 @@ async fn a_pod_lives_through_the_death_of_its_agent_and_leaves_nothing() -> anyh
     let workload = Workload::new(&place, "httpbin").attributes(json!({ "signer": "foo" }));
     let pod = mesh.start(&workload).await?;
     let node = mesh.node_of(&pod)?.clone();
-    let log = until("the probe", PATIENCE, async || {
-        let log = mesh.log(&place, "httpbin");
-        ensure!(log.contains("socket"), "{log}");
-        Ok(log)
-    })
-    .await?;
+    let log = mesh.probed(&place, "httpbin").await?;
     ensure!(log.contains("probe answered"), "{log}");
     ensure!(
         log.contains("socket cannot be removed") && log.contains("read-only"),

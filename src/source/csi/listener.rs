@@ -1,7 +1,7 @@
 //! A socket that kubelet calls: kept at its path, its connections handed to the gRPC server.
 //!
 //! Only kubelet's user may connect (0600). A successor takes the path over while we live: then kubelet calls it, and what it
-//! asked us before is still answered. Kubelet names the registration socket's path as its `:authority` (it dials
+//! asked us before is still answered. Whoever is the last may take the socket away, by [`Closed`]. Kubelet names the registration socket's path as its `:authority` (it dials
 //! without one of its own; seen in 1.34), which the HTTP/2 library alone would refuse.
 
 use std::io;
@@ -29,6 +29,10 @@ pub(super) struct Listener {
     kept: KeptSocket,
 }
 
+/// A socket on which nobody listens any more, still at its path.
+#[derive(Debug)]
+pub(super) struct Closed(KeptSocket);
+
 /// One connection of kubelet's.
 pub(super) struct Connection(AnyAuthority<UnixStream>);
 
@@ -53,25 +57,25 @@ impl Listener {
     }
 
     /// Where connections come out, and the task that accepts them until `stop`.
-    pub(super) fn connections(self, stop: CancellationToken) -> (Connections, impl Future<Output = ()> + Send) {
+    pub(super) fn connections(self, stop: CancellationToken) -> (Connections, impl Future<Output = Closed> + Send) {
         // Kubelet opens one connection for each call.
         let (sender, receiver) = mpsc::channel(QUEUE);
         (receiver.into(), self.accept(sender, stop))
     }
 
-    async fn accept(mut self, connections: mpsc::Sender<io::Result<Connection>>, stop: CancellationToken) {
+    async fn accept(mut self, connections: mpsc::Sender<io::Result<Connection>>, stop: CancellationToken) -> Closed {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return Closed(self.kept),
                 _ = look.tick() => self.look(),
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, _)) => {
                         let connection = Connection(AnyAuthority::new(stream));
                         if connections.send(Ok(connection)).await.is_err() {
-                            return;
+                            return Closed(self.kept);
                         }
                     }
                     Err(error) => {
@@ -101,6 +105,15 @@ impl Listener {
             },
         };
         tracing::error!(path = %self.kept.path().display(), error = complaint, "socket for kubelet is not at its path");
+    }
+}
+
+// === impl Closed ===
+
+impl Closed {
+    /// Takes it away, unless a successor's is in its place.
+    pub(super) fn take_away(self) {
+        self.0.take_away();
     }
 }
 

@@ -12,6 +12,9 @@
 //! While a node is upgraded, two agents live there. The younger one reads the state, binds all sockets over the older one's,
 //! then kubelet's two; it waits for the older one's end and reads the state again. If it cannot bind them all, it leaves kubelet
 //! to the older one. That one serves on until it is told to stop, and takes everything back if the younger one dies first.
+//!
+//! An agent that ends with volumes leaves everything to a successor. One that ends without any, with none beside it, takes
+//! state and sockets away: it may be the last, and kubelet would go on calling a driver that has been uninstalled.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -266,10 +269,14 @@ impl Source {
             .serve_with_incoming_shutdown(lookups, stop.clone().cancelled_owned());
         let answered = CancellationToken::new();
         let serving = async {
-            let served = tokio::join!(csi, registration, accept_calls, accept_lookups);
+            let (csi, registration, calls, lookups) = tokio::join!(csi, registration, accept_calls, accept_lookups);
             volumes.calls_ended().await;
+            if volumes.saved_as_none().await {
+                lookups.take_away();
+                calls.take_away();
+            }
             answered.cancel();
-            served
+            (csi, registration)
         };
         let inherit = async |saved| {
             let revision = volumes.inherit(saved).await;
@@ -280,7 +287,7 @@ impl Source {
             let work = async { tokio::join!(bind_the_rest(&volumes, &sockets), let_go(&volumes)) };
             stop.run_until_cancelled(work).await
         };
-        let ((csi, registration, (), ()), (), _) = tokio::join!(serving, writer.run(inherit, answered.clone()), beside);
+        let ((csi, registration), (), _) = tokio::join!(serving, writer.run(inherit, answered.clone()), beside);
         csi?;
         registration?;
         Ok(())

@@ -211,6 +211,15 @@ pub(crate) fn remove(path: &Path, ours: Inode) {
     }
 }
 
+/// The same under its own name: whoever watches the folder sees that name go.
+pub(crate) fn unlink(path: &Path, ours: Inode) {
+    if sight(path, ours) == Sighting::Ours
+        && let Err(errno) = fs::unlinkat(CWD, path, AtFlags::empty())
+    {
+        tracing::warn!(path = %path.display(), error = %io::Error::from(errno), "socket file was not removed");
+    }
+}
+
 fn remove_what_is(path: &Path, ours: Inode) -> io::Result<()> {
     let (folder_path, name) = split(path).map_err(io::Error::other)?;
     let folder = open_folder(folder_path, None)?;

@@ -14,6 +14,7 @@ mod cert_manager;
 mod compaction;
 mod component;
 pub mod deploy;
+mod injector;
 pub mod instant_signer;
 mod istio;
 mod kubeconfig;
@@ -34,12 +35,15 @@ pub use self::{
     authority::Credential,
     component::{Component, cert_manager::NAMESPACE as CERT_MANAGER_NAMESPACE},
     deploy::{Account, Manifests, Places, RaAccount, Right},
+    injector::INJECTED,
     objects::{IssuerRef, TokenOf, USAGES, issued, unique},
     options::ClusterOptions,
     pod_runner::PodRunner,
     session::{Offer, down, session},
     shared::{SharedCluster, supervise},
 };
+
+pub(crate) use self::injector::Injector;
 
 use std::{
     collections::BTreeMap,
@@ -89,7 +93,7 @@ impl Cluster {
     /// The same in a folder that the caller holds, too: it is removed with the last of both.
     pub async fn start_in(folder: Arc<Folder>, options: ClusterOptions) -> anyhow::Result<Self> {
         let ports = Ports::hold()?;
-        let authority = prepare(folder.path(), options.cert_manager, &ports).await?;
+        let authority = prepare(folder.path(), &options, &ports).await?;
         let access = Access::new(folder.path(), ports.api_server.address(), authority).await?;
         let cluster = Self {
             access,
@@ -281,7 +285,7 @@ impl Deref for Cluster {
 }
 
 /// Writes everything that the components read.
-async fn prepare(folder: &Path, cert_manager: bool, ports: &Ports) -> anyhow::Result<Authority> {
+async fn prepare(folder: &Path, options: &ClusterOptions, ports: &Ports) -> anyhow::Result<Authority> {
     let pki = folder.join("pki");
     std::fs::create_dir_all(&pki).with_context(|| format!("cannot make {}", pki.display()))?;
     let authority = Authority::create(&pki)?;
@@ -295,11 +299,16 @@ async fn prepare(folder: &Path, cert_manager: bool, ports: &Ports) -> anyhow::Re
         ])?
         .write(&pki, "apiserver")?;
     authority.server(&["127.0.0.1"])?.write(&pki, "webhook")?;
+    authority
+        .user("kube-apiserver-kubelet-client", Some(access::ADMINS))?
+        .write(&pki, "kubelet-client")?;
     std::fs::write(pki.join("service-accounts.key"), rsa_key().await?).context("cannot write a key")?;
     std::fs::write(folder.join("audit-policy.yaml"), component::AUDIT_POLICY)
         .context("cannot write the audit policy")?;
+    let admission = component::admission(options.pod_security).to_string();
+    std::fs::write(folder.join("admission.json"), admission).context("cannot write the admission's settings")?;
     let mut clients = vec![Component::ControllerManager, Component::Scheduler];
-    if cert_manager {
+    if options.cert_manager {
         clients.extend([Component::CertManager, Component::CertManagerWebhook]);
     }
     for component in clients {

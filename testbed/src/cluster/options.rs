@@ -17,6 +17,8 @@ pub struct ClusterOptions {
     pub cert_manager_qps: u32,
     /// Whether pods without a node are given one.
     pub scheduler: bool,
+    /// The level that Pod Security enforces where a namespace says nothing: `privileged`, as Kubernetes has it, or stricter.
+    pub pod_security: &'static str,
     /// Off, a watch reads etcd itself, and meets its compaction.
     pub watch_cache: bool,
     /// More flags for kube-apiserver, whole: `--max-requests-inflight=5`.
@@ -31,6 +33,7 @@ impl Default for ClusterOptions {
             cert_manager_controllers: vec!["*".to_owned()],
             cert_manager_qps: 1_000,
             scheduler: false,
+            pod_security: "privileged",
             watch_cache: true,
             api_server_flags: Vec::new(),
         }

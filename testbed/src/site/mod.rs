@@ -1,18 +1,22 @@
 //! A whole cluster: control plane, cert-manager, two nodes, kube-proxy on each, CoreDNS in a pod.
 //!
+//! It is as strict as clusters are: where a namespace says nothing Pod Security enforces `baseline`, and what looks like Istio's
+//! injector injects into pods of namespaces that ask for it.
+//!
 //! All that a pod can see is as in production: it reaches every other pod by its address, Services by cluster IP and name,
 //! the API server as `kubernetes.default.svc`. What makes that so is here; nodes are `node`'s, the rest is `cluster`'s.
 
 use std::{ops::Deref, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, ensure};
+use futures::future::try_join_all;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::Api;
 use serde_json::json;
 use tokio::try_join;
 
 use crate::{
-    cluster::{Access, Cluster, ClusterOptions, SharedCluster},
+    cluster::{Access, Cluster, ClusterOptions, Injector, SharedCluster},
     folder::Folder,
     node::{COREDNS, Images, Network, Node, NodeAccess},
     wait::{self, PATIENCE},
@@ -31,6 +35,7 @@ const DNS: &str = include_str!("dns.yaml");
 pub struct Site {
     // In the order in which they end.
     nodes: Vec<Node>,
+    _injector: Injector,
     _network: Network,
     cluster: Cluster,
 }
@@ -55,11 +60,12 @@ impl Site {
         })
     }
 
-    /// Starts one, with its files in a folder that the caller holds, too. Call it from the test's own task: the programs end with
-    /// the thread that started them.
-    pub async fn start_in(folder: Arc<Folder>) -> anyhow::Result<Self> {
+    /// Starts one with these nodes (of [`NODES`]), with its files in a folder that the caller holds, too. Call it from the test's
+    /// own task: the programs end with the thread that started them.
+    pub async fn start_in(folder: Arc<Folder>, nodes: &[&str]) -> anyhow::Result<Self> {
         let options = ClusterOptions {
             scheduler: true,
+            pod_security: "baseline",
             ..ClusterOptions::default()
         };
         let images = folder.join("images");
@@ -67,12 +73,14 @@ impl Site {
         let network = Network::start(&cluster).await?;
         endpoints_of_the_api_server(&cluster, &network).await?;
         cluster.apply_yaml(&DNS.replace("COREDNS", COREDNS)).await?;
-        let folders = NODES.map(|name| folder.join(FOLDER).join(name));
-        let [one, two] =
-            [0, 1].map(|index| Node::start(&cluster, &network, index, NODES[index], &images, &folders[index]));
-        let (one, two) = try_join!(one, two)?;
+        let nodes = nodes.iter().enumerate().map(async |(index, name)| {
+            let folder = folder.join(FOLDER).join(name);
+            Node::start(&cluster, &network, index, name, &images, &folder).await
+        });
+        let nodes = try_join_all(nodes).await?;
         let site = Self {
-            nodes: vec![one, two],
+            nodes,
+            _injector: Injector::start(&cluster).await?,
             _network: network,
             cluster,
         };

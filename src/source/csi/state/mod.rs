@@ -4,7 +4,8 @@
 //! lock, which it lets go when it has answered kubelet's last call and written the last change. Another one beside it (an
 //! upgrade) reads, waits for the lock, reads again what happened meanwhile, and writes from then on. What cannot be read, or
 //! was written for another node or by another version, is set aside and said, one volume that means nothing is left out:
-//! kubelet publishes every volume again, so losing the state costs a minute, not a certificate.
+//! kubelet publishes every volume again, so losing the state costs a minute, not a certificate. Where there is no
+//! volume there is no file.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -211,6 +212,12 @@ impl State {
     }
 
     async fn write(&self, revision: &Revision) -> io::Result<()> {
+        if revision.volumes.is_empty() {
+            return match fs::unlinkat(CWD, self.folder.join(FILE), AtFlags::empty()) {
+                Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+                Err(errno) => Err(errno.into()),
+            };
+        }
         let file = File {
             version: VERSION,
             node: self.config.node_name.clone(),

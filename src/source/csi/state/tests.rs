@@ -54,6 +54,23 @@ async fn what_was_saved_comes_back_and_holds_no_token() {
     assert_eq!(State::open(&config).unwrap().load(), volumes);
 }
 
+#[tokio::test]
+async fn without_volumes_there_is_no_file() {
+    let (_place, config) = place();
+    let all = volumes(&config);
+    let (saver, writer) = State::open(&config).unwrap().writer();
+    let stop = CancellationToken::new();
+    let saving = async {
+        for (number, volumes) in [(1, &[][..]), (2, &all), (3, &[])] {
+            saver.save(revision(number, volumes)).await;
+            assert_eq!(config.state_dir.join(FILE).exists(), !volumes.is_empty());
+        }
+        stop.cancel();
+    };
+    tokio::join!(writer.run(nothing_to_inherit, stop.clone()), saving);
+    assert_eq!(State::open(&config).unwrap().load(), []);
+}
+
 async fn nothing_to_inherit(_: Volumes) -> Revision {
     panic!("there was no other agent")
 }

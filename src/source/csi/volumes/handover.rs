@@ -119,6 +119,15 @@ impl Volumes {
         }
     }
 
+    /// Whether there is no volume left, and the state, if it is ours, says so.
+    pub(in super::super) async fn saved_as_none(&self) -> bool {
+        let (volumes, _) = self.table.counts();
+        if volumes == 0 {
+            self.save().await;
+        }
+        volumes == 0
+    }
+
     async fn let_go(&self, target: &Target) -> bool {
         let Ok(Some(published)) = self.table.take(target) else {
             return false;

@@ -6,7 +6,7 @@
 //!
 //! The API server waits 30 s for a verdict and then goes on as if it were allowed.
 
-mod server;
+pub(crate) mod server;
 
 use std::sync::{
     Arc,
@@ -28,6 +28,7 @@ use tokio::{
     time::timeout,
 };
 
+use self::server::{Judge, Verdict};
 use super::{Access, tls, unique};
 use crate::wait::{self, PATIENCE};
 
@@ -59,13 +60,6 @@ pub struct Held {
     /// The request as the API server describes it: `name`, `namespace`, `operation`, `userInfo`, `object`, `oldObject`.
     pub request: Value,
     verdict: oneshot::Sender<Verdict>,
-}
-
-/// The end of a held request.
-#[derive(Debug)]
-enum Verdict {
-    Allow,
-    Deny { code: u16, message: String },
 }
 
 struct State {
@@ -209,8 +203,7 @@ impl Held {
 
 // === impl State ===
 
-impl State {
-    /// What becomes of a request.
+impl Judge for State {
     async fn judge(&self, request: Value) -> Verdict {
         if request["name"] == self.probe.as_str() {
             self.probed.store(true, Ordering::SeqCst);

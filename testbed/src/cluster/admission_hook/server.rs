@@ -1,7 +1,8 @@
-//! The hook's HTTPS server: one `AdmissionReview` in, one out.
+//! A webhook's HTTPS server: one `AdmissionReview` in, one out.
 
 use std::{convert::Infallible, sync::Arc};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -11,18 +12,38 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
 
-use super::{State, Verdict};
+/// What becomes of requests.
+pub(crate) trait Judge: Send + Sync + 'static {
+    /// Of this one.
+    fn judge(&self, request: Value) -> impl Future<Output = Verdict> + Send;
+}
+
+/// The end of a request.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// It goes on as it is.
+    Allow,
+    /// It goes on with this JSON patch, from a mutating webhook.
+    Change(Value),
+    /// It is refused.
+    Deny {
+        /// HTTP status.
+        code: u16,
+        /// What its user reads.
+        message: String,
+    },
+}
 
 /// Serves until it is dropped. A connection that fails is the API server's to open again.
-pub(super) async fn serve(listener: TcpListener, tls: TlsAcceptor, state: Arc<State>) {
+pub(crate) async fn serve(listener: TcpListener, tls: TlsAcceptor, judge: Arc<impl Judge>) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
-        let (tls, state) = (tls.clone(), Arc::clone(&state));
+        let (tls, judge) = (tls.clone(), Arc::clone(&judge));
         connections.spawn(async move {
             let Ok(stream) = tls.accept(stream).await else { return };
             let service = service_fn(|request| {
-                let state = Arc::clone(&state);
-                async move { Ok::<_, Infallible>(answer(request, &state).await) }
+                let judge = Arc::clone(&judge);
+                async move { Ok::<_, Infallible>(answer(request, &*judge).await) }
             });
             drop(
                 http1::Builder::new()
@@ -34,7 +55,7 @@ pub(super) async fn serve(listener: TcpListener, tls: TlsAcceptor, state: Arc<St
     }
 }
 
-async fn answer(request: Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
+async fn answer(request: Request<Incoming>, judge: &impl Judge) -> Response<Full<Bytes>> {
     let review = async {
         let body = request.into_body().collect().await?.to_bytes();
         anyhow::Ok(serde_json::from_slice::<Value>(&body)?)
@@ -43,8 +64,11 @@ async fn answer(request: Request<Incoming>, state: &State) -> Response<Full<Byte
         Ok(mut review) => {
             let request = review["request"].take();
             let uid = request["uid"].clone();
-            let response = match state.judge(request).await {
+            let response = match judge.judge(request).await {
                 Verdict::Allow => json!({ "uid": uid, "allowed": true }),
+                Verdict::Change(patch) => json!({
+                    "uid": uid, "allowed": true, "patchType": "JSONPatch", "patch": STANDARD.encode(patch.to_string()),
+                }),
                 Verdict::Deny { code, message } => {
                     json!({ "uid": uid, "allowed": false, "status": { "code": code, "message": message } })
                 }

@@ -1,5 +1,7 @@
 //! kube-apiserver: RBAC and the Node authorizer as in production, every request in the audit log.
 
+use serde_json::{Value, json};
+
 use super::{Surroundings, flag, http};
 
 /// What the API server calls itself in tokens.
@@ -13,6 +15,22 @@ omitStages: [RequestReceived]
 rules:
 - level: Metadata
 ";
+
+/// What Pod Security enforces where a namespace says nothing. Operators of whole clusters set it so.
+pub(in crate::cluster) fn admission(pod_security: &str) -> Value {
+    json!({
+        "apiVersion": "apiserver.config.k8s.io/v1",
+        "kind": "AdmissionConfiguration",
+        "plugins": [{
+            "name": "PodSecurity",
+            "configuration": {
+                "apiVersion": "pod-security.admission.config.k8s.io/v1",
+                "kind": "PodSecurityConfiguration",
+                "defaults": { "enforce": pod_security },
+            },
+        }],
+    })
+}
 
 pub(super) fn args(surroundings: &Surroundings<'_>) -> Vec<String> {
     let ports = surroundings.ports;
@@ -30,6 +48,13 @@ pub(super) fn args(surroundings: &Surroundings<'_>) -> Vec<String> {
         flag("client-ca-file", surroundings.file("pki/ca.crt")),
         flag("authorization-mode", "Node,RBAC"),
         flag("enable-admission-plugins", "NodeRestriction"),
+        flag("admission-control-config-file", surroundings.file("admission.json")),
+        // For logs of pods, which kubelet has.
+        flag(
+            "kubelet-client-certificate",
+            surroundings.file("pki/kubelet-client.crt"),
+        ),
+        flag("kubelet-client-key", surroundings.file("pki/kubelet-client.key")),
         flag("service-account-issuer", ISSUER),
         flag(
             "service-account-signing-key-file",

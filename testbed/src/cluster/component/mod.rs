@@ -9,7 +9,7 @@ mod controller_manager;
 mod etcd;
 mod scheduler;
 
-pub(super) use self::apiserver::AUDIT_POLICY;
+pub(super) use self::apiserver::{AUDIT_POLICY, admission};
 
 use std::{
     collections::BTreeMap,

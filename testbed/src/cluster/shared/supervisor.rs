@@ -17,7 +17,7 @@ use super::WELL;
 use crate::{
     cluster::{Cluster, ClusterOptions, meeting::Meeting},
     folder::Folder,
-    site::Site,
+    site::{NODES, Site},
 };
 
 /// What is shared.
@@ -95,7 +95,7 @@ pub async fn supervise(folder: PathBuf, idle: Duration, nodes: bool) -> anyhow::
 impl Held {
     async fn start(files: Arc<Folder>, nodes: bool) -> anyhow::Result<Self> {
         if nodes {
-            Ok(Self::Site(Site::start_in(files).await?))
+            Ok(Self::Site(Site::start_in(files, &NODES).await?))
         } else {
             let cluster = Cluster::start_in(files, ClusterOptions::default()).await?;
             Ok(Self::Cluster(cluster))
