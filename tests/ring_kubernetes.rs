@@ -62,8 +62,6 @@ mod object_life;
 mod operator;
 #[path = "ring_kubernetes/outage.rs"]
 mod outage;
-#[path = "ring_kubernetes/page.rs"]
-mod page;
 #[path = "ring_kubernetes/port_forward.rs"]
 mod port_forward;
 #[path = "ring_kubernetes/program.rs"]

@@ -16,6 +16,8 @@ pub mod http;
 pub mod image;
 pub mod load;
 pub mod node;
+pub mod operator;
+pub mod page;
 pub mod process;
 pub mod scenario;
 pub mod serial;

@@ -10,6 +10,7 @@ use anyhow::{Context as _, ensure};
 use ensign_pki::{Bundle, Chain};
 use ensign_testbed::{
     cluster::{Cluster, ClusterOptions, Manifests, PodRunner},
+    page::{Page, Shell},
     process::own_binary,
     wait::{PATIENCE, until},
 };
@@ -18,10 +19,7 @@ use kube::{Api, ResourceExt as _, api::ListParams};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::{
-    page::{Page, Shell},
-    program::{OWN, certificate, workload},
-};
+use crate::program::{OWN, certificate, workload};
 
 type Result<T = ()> = anyhow::Result<T>;
 

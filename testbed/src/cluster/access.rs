@@ -18,7 +18,7 @@ use super::{
 };
 
 /// The group whose members may do everything.
-const ADMINS: &str = "system:masters";
+pub(super) const ADMINS: &str = "system:masters";
 const SERVER: &str = "server";
 
 /// How to reach a cluster, and whom to be there.

@@ -295,6 +295,9 @@ async fn prepare(folder: &Path, cert_manager: bool, ports: &Ports) -> anyhow::Re
         ])?
         .write(&pki, "apiserver")?;
     authority.server(&["127.0.0.1"])?.write(&pki, "webhook")?;
+    authority
+        .user("kube-apiserver-kubelet-client", Some(access::ADMINS))?
+        .write(&pki, "kubelet-client")?;
     std::fs::write(pki.join("service-accounts.key"), rsa_key().await?).context("cannot write a key")?;
     std::fs::write(folder.join("audit-policy.yaml"), component::AUDIT_POLICY)
         .context("cannot write the audit policy")?;

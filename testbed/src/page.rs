@@ -1,37 +1,46 @@
 //! A page of docs/ as a person reads it: its commands, section by section, run in a shell with kubectl.
 
-use std::{ffi::OsString, path::Path, process::Stdio};
+use std::{
+    ffi::OsString,
+    path::Path,
+    process::{Output, Stdio},
+};
 
 use anyhow::{Context as _, ensure};
-use ensign_testbed::{
-    cluster::{Access, kubectl},
-    folder::Folder,
-};
 use tokio::process::Command;
 
-/// What a page tells to type, by the headings of its sections.
-pub(crate) struct Page(Vec<(String, Vec<String>)>);
+use crate::{
+    cluster::{Access, kubectl},
+    folder::Folder,
+    process::own_binary,
+};
 
-/// Where the commands are typed: a folder with `deploy/` in it, kubectl on PATH, and nothing of the developer's own.
-pub(crate) struct Shell {
+/// What a page tells to type, by the headings of its sections.
+pub struct Page(Vec<(String, Vec<String>)>);
+
+/// Where the commands are typed: a folder with `deploy/` in it, kubectl and our programs on PATH, and nothing of the developer's own.
+pub struct Shell {
     folder: Folder,
     path: OsString,
     kubeconfig: OsString,
 }
 
-/// What a block of commands printed.
+/// What a command or a block of commands printed.
 #[derive(Debug)]
-pub(crate) struct Printed {
-    pub(crate) success: bool,
-    pub(crate) out: String,
-    pub(crate) err: String,
+pub struct Printed {
+    /// Whether each command did what it should.
+    pub success: bool,
+    /// On standard output.
+    pub out: String,
+    /// On standard error.
+    pub err: String,
 }
 
 // === impl Page ===
 
 impl Page {
     /// Commands are what stands between fences of the language `sh`.
-    pub(crate) fn parse(text: &str) -> Self {
+    pub fn parse(text: &str) -> Self {
         let mut sections = vec![(String::new(), Vec::new())];
         let mut block: Option<(bool, String)> = None;
         for line in text.lines() {
@@ -60,12 +69,12 @@ impl Page {
     }
 
     /// The sections that hold commands.
-    pub(crate) fn sections(&self) -> Vec<&str> {
+    pub fn sections(&self) -> Vec<&str> {
         self.0.iter().map(|(title, _)| title.as_str()).collect()
     }
 
     /// All commands of a section.
-    pub(crate) fn text(&self, title: &str) -> String {
+    pub fn text(&self, title: &str) -> String {
         let blocks = self.0.iter().filter(|(found, _)| found == title);
         blocks
             .flat_map(|(_, blocks)| blocks.iter().map(String::as_str))
@@ -73,7 +82,7 @@ impl Page {
     }
 
     /// The blocks of a section: exactly so many, so that none is left out.
-    pub(crate) fn blocks<const N: usize>(&self, title: &str) -> anyhow::Result<&[String; N]> {
+    pub fn blocks<const N: usize>(&self, title: &str) -> anyhow::Result<&[String; N]> {
         let section = self.0.iter().find(|(found, _)| found == title);
         let (_, blocks) = section.with_context(|| format!("no section {title:?} holds commands"))?;
         let found = blocks.len();
@@ -88,12 +97,14 @@ impl Page {
 
 impl Shell {
     /// As the administrator of a cluster.
-    pub(crate) fn new(access: &Access) -> anyhow::Result<Self> {
+    pub fn new(access: &Access) -> anyhow::Result<Self> {
         let folder = Folder::new()?;
-        std::os::unix::fs::symlink(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy"), folder.join("deploy"))?;
+        std::os::unix::fs::symlink(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy"), folder.join("deploy"))?;
         let kubectl = kubectl()?;
-        let programs = kubectl.parent().context("kubectl is in a folder")?;
-        let usual = [programs, Path::new("/usr/bin"), Path::new("/bin")];
+        let ours = own_binary("ensign-agent")?;
+        let programs = [&kubectl, &ours].map(|program| program.parent());
+        let programs = programs.into_iter().flatten();
+        let usual = programs.chain([Path::new("/usr/bin"), Path::new("/bin")]);
         Ok(Self {
             path: std::env::join_paths(usual)?,
             kubeconfig: access.admin_kubeconfig().into(),
@@ -102,7 +113,7 @@ impl Shell {
     }
 
     /// Runs a block; it fails at its first command that does.
-    pub(crate) async fn try_run(&self, block: &str) -> anyhow::Result<Printed> {
+    pub async fn try_run(&self, block: &str) -> anyhow::Result<Printed> {
         let output = Command::new("sh")
             .args(["-eu", "-c", block])
             .current_dir(self.folder.path())
@@ -115,16 +126,11 @@ impl Shell {
             .output()
             .await
             .context("cannot run a shell")?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ok(Printed {
-            success: output.status.success(),
-            out: text(&output.stdout),
-            err: text(&output.stderr),
-        })
+        Ok(Printed::from(output))
     }
 
     /// The same, and it must work.
-    pub(crate) async fn run(&self, block: &str) -> anyhow::Result<String> {
+    pub async fn run(&self, block: &str) -> anyhow::Result<String> {
         let printed = self.try_run(block).await?;
         ensure!(
             printed.success,
@@ -136,16 +142,35 @@ impl Shell {
     }
 
     /// The work in it ended well.
-    pub(crate) fn finish(self) {
+    pub fn finish(self) {
         self.folder.discard();
     }
 }
 
-#[test]
-fn blocks_are_found_by_their_section() {
-    let page =
-        Page::parse("# T\n\n## A\n\n```sh\na\nb\n```\n\n```yaml\nno: 1\n```\n\n## B\ntext\n\n## C\n```sh\nc\n```\n");
-    assert_eq!(page.sections(), ["A", "C"]);
-    assert_eq!(page.blocks("A").unwrap(), &["a\nb\n".to_owned()]);
-    assert!(page.blocks::<2>("C").is_err() && page.blocks::<1>("B").is_err());
+// === impl Printed ===
+
+impl From<Output> for Printed {
+    fn from(output: Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self {
+            success: output.status.success(),
+            out: text(&output.stdout),
+            err: text(&output.stderr),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_found_by_their_section() {
+        let page = Page::parse(
+            "# T\n\n## A\n\n```sh\na\nb\n```\n\n```yaml\nno: 1\n```\n\n## B\ntext\n\n## C\n```sh\nc\n```\n",
+        );
+        assert_eq!(page.sections(), ["A", "C"]);
+        assert_eq!(page.blocks("A").unwrap(), &["a\nb\n".to_owned()]);
+        assert!(page.blocks::<2>("C").is_err() && page.blocks::<1>("B").is_err());
+    }
 }
