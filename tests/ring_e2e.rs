@@ -4,6 +4,8 @@
 //! and that pods, wherever they run, talk or do not. One site serves most tests of a run, one test after the other, each with
 //! namespaces of its own; who takes the control plane away has one node of his own (`alone`).
 
+#[path = "ring_e2e/absence.rs"]
+mod absence;
 #[path = "ring_e2e/agents.rs"]
 mod agents;
 #[path = "ring_e2e/alone.rs"]
@@ -26,8 +28,12 @@ mod mesh;
 mod one_pod;
 #[path = "ring_e2e/pod.rs"]
 mod pod;
+#[path = "ring_e2e/republish.rs"]
+mod republish;
 #[path = "ring_e2e/restarts.rs"]
 mod restarts;
+#[path = "ring_e2e/tokens.rs"]
+mod tokens;
 #[path = "ring_e2e/traces.rs"]
 mod traces;
 #[path = "ring_e2e/upgrade.rs"]
