@@ -14,6 +14,8 @@ mod alone;
 mod apart;
 #[path = "ring_e2e/disasters.rs"]
 mod disasters;
+#[path = "ring_e2e/explain.rs"]
+mod explain;
 #[path = "ring_e2e/fence.rs"]
 mod fence;
 #[path = "ring_e2e/images.rs"]
