@@ -9,6 +9,8 @@ CARGO   ?= cargo
 LOCKED  := --locked
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
 NEXTEST := .tools/cargo-nextest nextest run $(LOCKED)
+# See .config/nextest.toml.
+export NEXTEST_TEST_THREADS ?= $(shell expr 3 \* $$(nproc) + 2)
 # The second crypto provider: what differs between the two, in a target folder of its own, so that neither build evicts the other.
 AWS     := --no-default-features --features aws-lc-rs --target-dir $(TARGET)/aws-lc-rs \
 	-p ensign-agent -p ensign-daemon -p ensign-pki -p ensign-ra

@@ -4,14 +4,20 @@
 //! and that pods, wherever they run, talk or do not. One site serves most tests of a run, one test after the other, each with
 //! namespaces of its own; who takes the control plane away has one node of his own (`alone`).
 
+#[path = "ring_e2e/absence.rs"]
+mod absence;
 #[path = "ring_e2e/agents.rs"]
 mod agents;
 #[path = "ring_e2e/alone.rs"]
 mod alone;
 #[path = "ring_e2e/apart.rs"]
 mod apart;
+#[path = "ring_e2e/churn.rs"]
+mod churn;
 #[path = "ring_e2e/disasters.rs"]
 mod disasters;
+#[path = "ring_e2e/explain.rs"]
+mod explain;
 #[path = "ring_e2e/fence.rs"]
 mod fence;
 #[path = "ring_e2e/images.rs"]
@@ -34,8 +40,12 @@ mod one_pod;
 mod pod;
 #[path = "ring_e2e/release.rs"]
 mod release;
+#[path = "ring_e2e/republish.rs"]
+mod republish;
 #[path = "ring_e2e/restarts.rs"]
 mod restarts;
+#[path = "ring_e2e/tokens.rs"]
+mod tokens;
 #[path = "ring_e2e/traces.rs"]
 mod traces;
 #[path = "ring_e2e/uninstall.rs"]

@@ -3,6 +3,7 @@
 //	guest pause               waits, and reaps what is left to it (the sandbox of every pod)
 //	guest probe PATH          looks for a living SDS socket as pilot-agent does when it starts, then waits
 //	guest look PATH           looks for one and ends; fails if there is none
+//	guest sds PATH            subscribes to both secrets as Envoy does, prints the name of each that comes, accepts it, waits
 //
 // A look is one connection: HTTP/2's preface out, the server's SETTINGS back within a second. A probe looks once, at once: what
 // it prints tells what the first container of a pod found.
@@ -23,6 +24,10 @@ func main() {
 		switch os.Args[1] {
 		case "probe":
 			probe(os.Args[2])
+		case "sds":
+			go func() {
+				fmt.Printf("no more secrets: %v\n", sds(os.Args[2]))
+			}()
 		case "look":
 			if err := dial(os.Args[2]); err != nil {
 				fmt.Fprintf(os.Stderr, "nobody is there: %v\n", err)
@@ -33,9 +38,6 @@ func main() {
 	}
 	wait()
 }
-
-// settings is the type of the frame that a server sends first.
-const settings = 4
 
 func probe(path string) {
 	began := time.Now()
@@ -62,7 +64,7 @@ func dial(path string) error {
 		return err
 	}
 	// The preface and an empty SETTINGS frame.
-	if _, err := io.WriteString(connection, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"); err != nil {
+	if _, err := io.WriteString(connection, preface+"\x00\x00\x00\x04\x00\x00\x00\x00\x00"); err != nil {
 		return err
 	}
 	head := make([]byte, 9)

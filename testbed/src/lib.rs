@@ -17,6 +17,7 @@ pub mod image;
 pub mod injection;
 pub mod load;
 pub mod node;
+pub mod operator;
 pub mod page;
 pub mod process;
 pub mod scenario;

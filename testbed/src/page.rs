@@ -1,6 +1,12 @@
 //! A page of docs/ as a person reads it: its commands, section by section, run in a shell with kubectl and Helm.
 
-use std::{env, ffi::OsString, os::unix::fs::symlink, path::Path, process::Stdio};
+use std::{
+    env,
+    ffi::OsString,
+    os::unix::fs::symlink,
+    path::Path,
+    process::{Output, Stdio},
+};
 
 use anyhow::{Context as _, ensure};
 use tokio::process::Command;
@@ -9,27 +15,29 @@ use crate::{
     cluster::{Access, kubectl},
     folder::Folder,
     helm,
+    process::own_binary,
 };
 
 /// What a page tells to type, by the headings of its sections.
 #[derive(Debug)]
 pub struct Page(Vec<(String, Vec<String>)>);
 
-/// Where the commands are typed: a folder with `deploy/` in it, kubectl and Helm on PATH, and nothing of the developer's own.
+/// Where the commands are typed: a folder with `deploy/` in it, kubectl, Helm and the agent's program on PATH, and nothing of the
+/// developer's own.
 pub struct Shell {
     folder: Folder,
     path: OsString,
     kubeconfig: OsString,
 }
 
-/// What a block of commands printed.
+/// What a command or a block of commands printed.
 #[derive(Debug)]
 pub struct Printed {
-    /// Whether the last command went well.
+    /// Whether each command did what it should.
     pub success: bool,
-    /// Standard output.
+    /// On standard output.
     pub out: String,
-    /// Standard error.
+    /// On standard error.
     pub err: String,
 }
 
@@ -104,6 +112,7 @@ impl Shell {
         std::fs::create_dir(&programs)?;
         symlink(kubectl()?, programs.join("kubectl"))?;
         symlink(helm::program("helm")?, programs.join("helm"))?;
+        symlink(own_binary("ensign-agent")?, programs.join("ensign-agent"))?;
         let usual = [&*programs, Path::new("/usr/bin"), Path::new("/bin")];
         Ok(Self {
             path: env::join_paths(usual)?,
@@ -126,12 +135,7 @@ impl Shell {
             .output()
             .await
             .context("cannot run a shell")?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ok(Printed {
-            success: output.status.success(),
-            out: text(&output.stdout),
-            err: text(&output.stderr),
-        })
+        Ok(Printed::from(output))
     }
 
     /// The same, and it must work.
@@ -149,6 +153,19 @@ impl Shell {
     /// The work in it ended well.
     pub fn finish(self) {
         self.folder.discard();
+    }
+}
+
+// === impl Printed ===
+
+impl From<Output> for Printed {
+    fn from(output: Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self {
+            success: output.status.success(),
+            out: text(&output.stdout),
+            err: text(&output.stderr),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Owns [`TestCa`] (certificates, right and wrong on demand), [`tokens`] (service account
 //! tokens as Kubernetes mints them, and bad ones), [`FakeRa`] and
 //! [`FakeEnvoy`] (the two ends that the agent talks to), [`PilotAgent`] (whom the RA answers in Istio), scripts of outcomes,
-//! the search for secrets ([`leak`]), and the waiting and reading that every test needs. Knows neither the agent nor the RA.
+//! the search for secrets ([`leak`]), kubelet's words to a driver ([`csi`]), and the waiting and reading that every test needs. Knows neither the agent nor the RA.
 //! A fake that fails panics: that is a failed test.
 #![allow(
     clippy::unwrap_used,
@@ -15,6 +15,7 @@
 )]
 
 pub mod ca;
+pub mod csi;
 pub mod eventually;
 pub mod fake_envoy;
 pub mod fake_ra;

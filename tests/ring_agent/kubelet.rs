@@ -7,14 +7,12 @@ use std::path::{Path, PathBuf};
 
 use ensign_proto::csi::v1::identity_client::IdentityClient;
 use ensign_proto::csi::v1::node_client::NodeClient;
-use ensign_proto::csi::v1::volume_capability::{AccessType, MountVolume};
-use ensign_proto::csi::v1::{NodePublishVolumeRequest, NodeUnpublishVolumeRequest, VolumeCapability};
+use ensign_proto::csi::v1::{NodePublishVolumeRequest, NodeUnpublishVolumeRequest};
 use ensign_proto::pluginregistration::registration_client::RegistrationClient;
+use ensign_testkit::csi::{self, dial};
 use ensign_testkit::eventually;
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
 use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 /// Kubelet's folder and its way to the driver.
 #[derive(Clone, Debug)]
@@ -125,34 +123,20 @@ impl Kubelet {
     }
 
     pub(crate) fn request(&self, pod: &Pod) -> NodePublishVolumeRequest {
-        let tokens = format!(
-            r#"{{"istio-ca":{{"token":"{}","expirationTimestamp":"2099-01-01T00:00:00Z"}}}}"#,
-            pod.token
-        );
-        let kubelets = [
-            ("csi.storage.k8s.io/ephemeral", "true".to_owned()),
-            ("csi.storage.k8s.io/pod.name", pod.name.clone()),
-            ("csi.storage.k8s.io/pod.namespace", "foo".to_owned()),
-            ("csi.storage.k8s.io/pod.uid", pod.uid.clone()),
-            ("csi.storage.k8s.io/serviceAccount.name", pod.account.clone()),
-            ("csi.storage.k8s.io/serviceAccount.tokens", tokens),
-        ];
-        let mut volume_context = pod.attributes.clone();
-        volume_context.extend(kubelets.map(|(key, value)| (key.to_owned(), value)));
-        let mut secrets = HashMap::new();
+        let published = csi::Published {
+            namespace: "foo",
+            pod: &pod.name,
+            uid: &pod.uid,
+            account: &pod.account,
+            target: &self.mount(pod),
+            attributes: pod.attributes.clone(),
+        };
+        let mut request = published.request(Some(csi::tokens(&pod.token, "2099-01-01T00:00:00Z")));
         if self.tokens_in_secrets {
-            secrets.extend(volume_context.remove_entry("csi.storage.k8s.io/serviceAccount.tokens"));
+            let tokens = request.volume_context.remove_entry(csi::TOKENS);
+            request.secrets.extend(tokens);
         }
-        NodePublishVolumeRequest {
-            volume_id: format!("csi-{}", pod.uid),
-            target_path: self.mount(pod).to_str().unwrap().to_owned(),
-            volume_capability: Some(VolumeCapability {
-                access_type: Some(AccessType::Mount(MountVolume::default())),
-            }),
-            readonly: true,
-            secrets,
-            volume_context,
-        }
+        request
     }
 
     /// Dials the driver, for a call later on.
@@ -204,15 +188,4 @@ fn as_kubelet_sees_it(status: Status) -> Status {
         return Status::unavailable(format!("{status:?}"));
     }
     status
-}
-
-async fn dial(path: &Path) -> Result<Channel, tonic::transport::Error> {
-    let path = path.to_owned();
-    let connector = tower::service_fn(move |_| {
-        let path = path.clone();
-        async move { UnixStream::connect(path).await.map(TokioIo::new) }
-    });
-    Endpoint::from_static("http://localhost")
-        .connect_with_connector(connector)
-        .await
 }

@@ -1,62 +1,14 @@
 //! The agent goes away in each way that a node knows: old sockets come back, what waited is served, registration heals.
 
 use std::os::unix::fs::MetadataExt as _;
-use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use ensign_testbed::cluster::Component;
 use ensign_testbed::wait::{PATIENCE, until};
-use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
-use kube::api::DeleteParams;
 use rustix::process::Signal;
-use serde_json::json;
 
-use crate::agents::{Holder, agents, change};
+use crate::agents::{Holder, agents};
 use crate::alone::Alone;
-
-/// Long enough for kubelet to have tried in vain several times and to back off.
-const ABSENCE: Duration = Duration::from_secs(30);
-
-#[tokio::test(flavor = "multi_thread")]
-async fn pods_come_and_go_while_the_agent_is_away_and_are_made_up_for() -> anyhow::Result<()> {
-    let alone = Alone::start().await?;
-    let place = alone.cluster.namespace("foo").await?;
-    let stays = Holder::start(&alone, &place, "stays").await?;
-    let goes = Holder::start(&alone, &place, "goes").await?;
-    let issued = alone.issued(&place);
-    let nowhere = |value| json!({ "spec": { "nodeSelector": { "ensign.mesh/nowhere": value } } });
-    change(&alone, nowhere(json!("true"))).await?;
-    until("the agent to go", PATIENCE, async || {
-        let left = agents(&alone).await?.len();
-        ensure!(left == 0, "{left} agents");
-        Ok(())
-    })
-    .await?;
-    ensure!(stays.connect().await.is_err(), "somebody serves without an agent");
-    alone.create(&place, "waits", json!({ "signer": "foo" })).await?;
-    let pods = Api::<Pod>::namespaced(alone.cluster.admin(), &place);
-    pods.delete("goes", &DeleteParams::default()).await?;
-    let said = alone.event(&place, "waits", "FailedMount").await?;
-    ensure!(said.contains("csi.ensign.mesh"), "{said}");
-    tokio::time::sleep(ABSENCE).await;
-
-    change(&alone, nowhere(json!(null))).await?;
-    alone.agent_ready().await?;
-    stays.come_back().await?;
-    alone.running(&place, "waits").await?;
-    until("pod `goes` to be gone", PATIENCE * 2, async || {
-        ensure!(pods.get_opt("goes").await?.is_none(), "it is there");
-        Ok(())
-    })
-    .await?;
-    ensure!(std::fs::symlink_metadata(&goes.mount).is_err(), "its folder is left");
-    let more = alone.issued(&place) - issued;
-    ensure!(more == 1, "{more} certificates for one new pod");
-    let volumes = alone.metrics().await?.sum("ensign_agent_csi_volumes", &[]);
-    ensure!(volumes == Some(2.0), "{volumes:?} volumes");
-    alone.finish().await
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_is_killed_by_the_kernel_or_loses_its_state_or_its_pod_comes_back() -> anyhow::Result<()> {

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, ensure};
 use ensign_testbed::image::{Compression, ours};
 use ensign_testbed::process::own_binary;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 #[test]
 fn two_makings_give_the_same_images_and_bills() -> anyhow::Result<()> {
@@ -41,6 +41,12 @@ fn two_makings_give_the_same_images_and_bills() -> anyhow::Result<()> {
             made.name,
             config["config"]["User"]
         );
+        // `kubectl exec POD -- ensign-agent status` finds it.
+        ensure!(
+            config["config"]["Env"] == json!(["PATH=/"]),
+            "{}",
+            config["config"]["Env"]
+        );
         bill_is_whole(&made.bill)?;
     }
     Ok(())
@@ -57,7 +63,7 @@ fn the_dockerfile_puts_the_same_files_into_its_images() -> anyhow::Result<()> {
     for made in ours::write(programs, folder.path(), Compression::None)? {
         let (program, _) = made.name.split_once(':').context("an image has a tag")?;
         ensure!(
-            dockerfile.contains(&format!("ENTRYPOINT [\"/{program}\"]"))
+            dockerfile.contains(&format!("ENV PATH=/\nENTRYPOINT [\"/{program}\"]"))
                 && dockerfile.contains(&format!("deploy/image/root.sh target/release/{program} ")),
             "the Dockerfile makes no image of {program}"
         );

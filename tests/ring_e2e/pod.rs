@@ -17,6 +17,14 @@ pub(crate) fn condition(pod: &Pod, name: &str) -> bool {
     conditions.is_some_and(|all| all.iter().any(|one| one.type_ == name && one.status == "True"))
 }
 
+/// What the pod's first container is called by its node.
+pub(crate) fn container(pod: &Pod) -> anyhow::Result<String> {
+    let status = pod.status.as_ref();
+    let statuses = status.and_then(|status| status.container_statuses.as_ref());
+    let first = statuses.and_then(|all| all.first()?.container_id.clone());
+    first.context("the pod has no container yet")
+}
+
 /// A port of a pod.
 pub(crate) fn address(pod: &Pod, port: u16) -> anyhow::Result<SocketAddr> {
     let ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());

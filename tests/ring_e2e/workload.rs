@@ -77,6 +77,12 @@ impl Workload {
         self
     }
 
+    /// With an SDS client instead, which asks for both secrets and accepts what comes.
+    pub(crate) fn subscribing(mut self) -> Self {
+        self.args = vec!["sds".to_owned(), SOCKET.to_owned()];
+        self
+    }
+
     /// With an Envoy instead.
     fn envoy(mut self, spec: &EnvoySpec) -> anyhow::Result<Self> {
         self.image = ENVOY;

@@ -1,28 +1,27 @@
 //! The commands of an operator against a real API server: from a cluster without anything of ours to a certificate, with a
 //! real RA and a real agent behind the pods that our manifests make. Kubelet's part is played by the test.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 use ensign_proto::csi::v1::node_client::NodeClient;
-use ensign_proto::csi::v1::volume_capability::{AccessType, MountVolume};
-use ensign_proto::csi::v1::{NodePublishVolumeRequest, VolumeCapability};
 use ensign_testbed::{
     cluster::{Cluster, ClusterOptions, Manifests, TokenOf},
     folder::Folder,
+    operator::{Operator, codes, request_id},
     process::{Program, Spec, own_binary},
     wait::{PATIENCE, until},
 };
-use hyper_util::rt::TokioIo;
+use ensign_testkit::csi;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
 use kube::{
     Api, ResourceExt as _,
     api::{ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use tokio::{net::UnixStream, process::Command};
+use tokio::process::Command;
 
 use crate::{
     port_forward::Kubelet,
@@ -34,63 +33,15 @@ type Result<T = ()> = anyhow::Result<T>;
 const NODE: &str = "node-1";
 const PLACE: &str = "ensign-node";
 
-/// The program as an operator runs it.
-struct Operator<'a> {
-    bed: &'a Cluster,
-}
-
-impl Operator<'_> {
-    /// Exit code, what was printed, and what was said beside it.
-    async fn run(&self, words: &[&str]) -> Result<(i32, String, String)> {
-        let output = Command::new(own_binary("ensign-agent")?)
-            .args(words)
-            .args(["--kubeconfig", &self.bed.admin_kubeconfig().display().to_string()])
-            .env_clear()
-            .output()
-            .await?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let code = output.status.code().context("it was killed")?;
-        Ok((code, text(&output.stdout), text(&output.stderr)))
-    }
-
-    /// Exit code and findings.
-    async fn findings(&self, words: &[&str]) -> Result<(i32, Vec<Value>)> {
-        let (code, text, said) = self.run(&[words, &["-o", "json"]].concat()).await?;
-        let report: Value = serde_json::from_str(&text).with_context(|| format!("{text}{said}"))?;
-        Ok((code, report["findings"].as_array().cloned().unwrap_or_default()))
-    }
-
-    async fn explain(&self, pod: &str) -> Result<(i32, Vec<Value>)> {
-        self.findings(&["explain", pod, "-n", "foo"]).await
-    }
-
-    /// Waits until the pod is explained so.
-    async fn explained(&self, pod: &str, expected: &[&str]) -> Result<(i32, Vec<Value>)> {
-        until(&format!("{expected:?}"), PATIENCE, async || {
-            let (code, findings) = self.explain(pod).await?;
-            ensure!(codes(&findings) == expected, "{findings:#?}");
-            Ok((code, findings))
-        })
-        .await
-    }
-}
-
-fn codes(findings: &[Value]) -> Vec<&str> {
-    findings.iter().filter_map(|finding| finding["code"].as_str()).collect()
-}
-
 /// The request is named as the RA's log names it.
-async fn refused_by_the_ra(operator: &Operator<'_>, folder: &Folder, ra: &Ra) -> Result {
-    let greedy = pod(operator.bed, "web-1", json!({ "signer": "bar" }), "Running").await?;
-    publish(operator.bed, folder, &greedy, &json!({ "signer": "bar" })).await??;
-    let (code, findings) = operator.explained("web-1", &["ra_refused"]).await?;
+async fn refused_by_the_ra(bed: &Cluster, folder: &Folder, ra: &Ra) -> Result {
+    let operator = Operator::new(bed);
+    let greedy = pod(bed, "web-1", json!({ "signer": "bar" }), "Running").await?;
+    publish(bed, folder, &greedy, &json!({ "signer": "bar" })).await??;
+    let (code, findings) = operator.explained("foo", "web-1", &["ra_refused"]).await?;
     assert_eq!(code, 1);
     let cause = findings[0]["cause"].as_str().unwrap_or_default();
-    let id = cause
-        .split("request ")
-        .last()
-        .and_then(|rest| rest.split(',').next())
-        .unwrap_or_default();
+    let id = request_id(&findings[0]).unwrap_or_default();
     assert!(cause.contains("permission_denied") && id.len() == 16, "{cause}");
     let logged = ra.program.log().lines();
     assert!(
@@ -103,16 +54,12 @@ async fn refused_by_the_ra(operator: &Operator<'_>, folder: &Folder, ra: &Ra) ->
 }
 
 /// Its own words come through kubelet's event.
-async fn refused_by_the_agent(operator: &Operator<'_>, folder: &Folder) -> Result {
-    let mistaken = pod(operator.bed, "web-2", json!({ "sginer": "foo" }), "Pending").await?;
-    let refusal = publish(operator.bed, folder, &mistaken, &json!({ "sginer": "foo" })).await?;
-    failed_mount(
-        operator.bed,
-        &mistaken,
-        refusal.expect_err("an unknown attribute").message(),
-    )
-    .await?;
-    let (_, findings) = operator.explained("web-2", &["mount_refused"]).await?;
+async fn refused_by_the_agent(bed: &Cluster, folder: &Folder) -> Result {
+    let operator = Operator::new(bed);
+    let mistaken = pod(bed, "web-2", json!({ "sginer": "foo" }), "Pending").await?;
+    let refusal = publish(bed, folder, &mistaken, &json!({ "sginer": "foo" })).await?;
+    failed_mount(bed, &mistaken, refusal.expect_err("an unknown attribute").message()).await?;
+    let (_, findings) = operator.explained("foo", "web-2", &["mount_refused"]).await?;
     assert!(
         findings[0]["cause"]
             .as_str()
@@ -130,7 +77,7 @@ async fn an_operator_learns_what_is_missing_and_then_until_when_and_from_whom() 
         ..ClusterOptions::default()
     };
     let bed = Cluster::start(options).await?;
-    let operator = Operator { bed: &bed };
+    let operator = Operator::new(&bed);
     let kubelet = Kubelet::start().await?;
     node(&bed, kubelet.address).await?;
     for namespace in ["foo", "istio-system"] {
@@ -139,12 +86,12 @@ async fn an_operator_learns_what_is_missing_and_then_until_when_and_from_whom() 
     bed.service_account("foo", "web").await?;
 
     // Nothing of ours is there.
-    assert_eq!(operator.explain("nobody").await?.0, 2);
+    assert_eq!(operator.explain("foo", "nobody").await?.0, 2);
     bed.pod("foo", "bare", "web", NODE).await?;
-    let (code, findings) = operator.explain("bare").await?;
+    let (code, findings) = operator.explain("foo", "bare").await?;
     assert_eq!((code, codes(&findings)), (1, vec!["no_volume"]));
     let good = pod(&bed, "web-0", json!({ "signer": "foo" }), "Running").await?;
-    let (code, findings) = operator.explain("web-0").await?;
+    let (code, findings) = operator.explain("foo", "web-0").await?;
     assert_eq!((code, codes(&findings)), (1, vec!["no_csidriver", "no_agent"]));
     let (code, findings) = operator.findings(&["preflight", "--cluster"]).await?;
     assert_eq!(
@@ -155,7 +102,7 @@ async fn an_operator_learns_what_is_missing_and_then_until_when_and_from_whom() 
     // Our manifests, on a node on which nothing runs yet.
     let folder = Folder::new()?;
     let agent_pod = install(&bed, &folder).await?;
-    let (code, findings) = operator.explain("web-0").await?;
+    let (code, findings) = operator.explain("foo", "web-0").await?;
     assert_eq!(
         (code, codes(&findings)),
         (1, vec!["not_registered", "agent_silent"]),
@@ -184,12 +131,12 @@ async fn an_operator_learns_what_is_missing_and_then_until_when_and_from_whom() 
     kubelet.lead(&agent_pod, 9403, status);
     ready(&bed, PLACE, &agent_pod, "10.1.0.1").await?;
     register(&bed).await?;
-    let (code, findings) = operator.explained("web-0", &["not_published"]).await?;
+    let (code, findings) = operator.explained("foo", "web-0", &["not_published"]).await?;
     assert_eq!(code, 1, "{findings:#?}");
 
     publish(&bed, &folder, &good, &json!({ "signer": "foo" })).await??;
     // Nobody is connected: the volume names its signer, so the certificate is there before Envoy.
-    let (code, findings) = operator.explained("web-0", &["certificate", "no_envoy"]).await?;
+    let (code, findings) = operator.explained("foo", "web-0", &["certificate", "no_envoy"]).await?;
     assert_eq!(code, 0, "{findings:#?}");
     let cause = findings[0]["cause"].as_str().unwrap_or_default();
     assert!(
@@ -199,8 +146,8 @@ async fn an_operator_learns_what_is_missing_and_then_until_when_and_from_whom() 
     let (_, page, _) = operator.run(&["explain", "web-0", "-n", "foo"]).await?;
     assert!(page.starts_with("pod foo/web-0\n\nok      certificate\n"), "{page}");
 
-    refused_by_the_ra(&operator, &folder, &ra).await?;
-    refused_by_the_agent(&operator, &folder).await?;
+    refused_by_the_ra(&bed, &folder, &ra).await?;
+    refused_by_the_agent(&bed, &folder).await?;
 
     // The cluster as a whole, with a certificate of each signer that the account may use.
     let ra_pod = replica(&bed).await?;
@@ -414,7 +361,7 @@ async fn agent(folder: &Folder, ra: SocketAddr) -> Result<(Program, SocketAddr)>
     let addresses = program.addresses(&folder.join("own/addresses")).await?;
     let status = *addresses.get("status").context("no address of the status")?;
     // What kubelet does first of all; without it the agent is not ready, and says so.
-    let driver = channel(folder.join("kubelet/plugins_registry/csi.ensign.mesh-reg.sock")).await?;
+    let driver = csi::dial(&folder.join("kubelet/plugins_registry/csi.ensign.mesh-reg.sock")).await?;
     let mut registration = ensign_proto::pluginregistration::registration_client::RegistrationClient::new(driver);
     let registered = ensign_proto::pluginregistration::RegistrationStatus {
         plugin_registered: true,
@@ -433,41 +380,20 @@ async fn publish(
 ) -> Result<std::result::Result<(), tonic::Status>> {
     let (name, uid) = (pod.name_any(), pod.uid().context("a pod has a uid")?);
     let token = bed.token(&TokenOf::new("foo", "web").pod(pod)).await?;
-    let tokens = json!({ "istio-ca": { "token": token, "expirationTimestamp": "2099-01-01T00:00:00Z" } });
-    let kubelets = [
-        ("ephemeral", "true".to_owned()),
-        ("pod.name", name),
-        ("pod.namespace", "foo".to_owned()),
-        ("pod.uid", uid.clone()),
-        ("serviceAccount.name", "web".to_owned()),
-        ("serviceAccount.tokens", tokens.to_string()),
-    ];
-    let mut volume_context: HashMap<String, String> = serde_json::from_value(attributes.clone())?;
-    volume_context.extend(kubelets.map(|(key, value)| (format!("csi.storage.k8s.io/{key}"), value)));
     let inner = format!("kubelet/pods/{uid}/volumes/kubernetes.io~csi/identity/mount");
     let target = folder.join(&inner);
     std::fs::create_dir_all(target.parent().context("a folder around it")?)?;
-    let request = NodePublishVolumeRequest {
-        volume_id: format!("csi-{uid}"),
-        target_path: text(&target),
-        volume_capability: Some(VolumeCapability {
-            access_type: Some(AccessType::Mount(MountVolume::default())),
-        }),
-        readonly: true,
-        secrets: HashMap::new(),
-        volume_context,
+    let published = csi::Published {
+        namespace: "foo",
+        pod: &name,
+        uid: &uid,
+        account: "web",
+        target: &target,
+        attributes: serde_json::from_value(attributes.clone())?,
     };
-    let driver = channel(folder.join("kubelet/plugins/csi.ensign.mesh/csi.sock")).await?;
+    let request = published.request(Some(csi::tokens(&token, "2099-01-01T00:00:00Z")));
+    let driver = csi::dial(&folder.join("kubelet/plugins/csi.ensign.mesh/csi.sock")).await?;
     Ok(NodeClient::new(driver).node_publish_volume(request).await.map(drop))
-}
-
-async fn channel(path: PathBuf) -> Result<tonic::transport::Channel> {
-    let connector = tower::service_fn(move |_: http::Uri| {
-        let path = path.clone();
-        async move { UnixStream::connect(path).await.map(TokioIo::new) }
-    });
-    let endpoint = tonic::transport::Endpoint::from_static("http://kubelet.invalid");
-    Ok(endpoint.connect_with_connector(connector).await?)
 }
 
 fn text(path: &Path) -> String {

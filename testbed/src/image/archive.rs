@@ -197,7 +197,8 @@ fn config(image: &Image, diff_id: &str) -> Value {
         "os": "linux",
         "config": {
             "User": image.user, "Entrypoint": image.entrypoint, "Cmd": image.command, "WorkingDir": "/",
-            "Labels": image.labels,
+            // Programs are at the root: `kubectl exec` finds them by their names.
+            "Env": ["PATH=/"], "Labels": image.labels,
         },
         "rootfs": { "type": "layers", "diff_ids": [diff_id] },
         "history": [{ "created": THEN, "created_by": "ensign-image" }],

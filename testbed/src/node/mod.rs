@@ -37,6 +37,7 @@ use self::network::Place;
 use crate::{
     cluster::Access,
     folder::write_atomically,
+    page::Printed,
     process::{Program, Spec},
     wait::{self, PATIENCE},
 };
@@ -190,8 +191,34 @@ impl NodeAccess {
         self.run(&["/bin/sh", "-c", script, "kill", program]).await.map(drop)
     }
 
+    /// Stops a program in its tracks (SIGSTOP): to whoever waits for it, it is away.
+    pub async fn pause(&self, program: &str) -> anyhow::Result<()> {
+        self.signal(program, "STOP").await
+    }
+
+    /// Lets it go on.
+    pub async fn resume(&self, program: &str) -> anyhow::Result<()> {
+        self.signal(program, "CONT").await
+    }
+
+    async fn signal(&self, program: &str, signal: &str) -> anyhow::Result<()> {
+        let processes = self.processes(program).await?;
+        ensure!(!processes.is_empty(), "{program} does not run on {}", self.name);
+        let mut command = vec!["/bin/kill".to_owned(), "-s".to_owned(), signal.to_owned()];
+        command.extend(processes.iter().map(u32::to_string));
+        let command: Vec<&str> = command.iter().map(String::as_str).collect();
+        self.run(&command).await.map(drop)
+    }
+
     /// Runs a command in the node's namespaces; gives what it printed.
     pub async fn run(&self, command: &[&str]) -> anyhow::Result<String> {
+        let printed = self.try_run(command).await?;
+        ensure!(printed.success, "{command:?} failed:\n{}{}", printed.out, printed.err);
+        Ok(printed.out)
+    }
+
+    /// The same, and it may fail.
+    pub async fn try_run(&self, command: &[&str]) -> anyhow::Result<Printed> {
         let output = Command::new("nsenter")
             .args(["--target", &self.pid.to_string(), "--mount", "--net", "--pid", "--"])
             .args(command)
@@ -199,30 +226,20 @@ impl NodeAccess {
             .output()
             .await
             .context("cannot run nsenter")?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure!(
-            output.status.success(),
-            "{command:?} ended with {}:\n{text}{}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(text)
+        Ok(Printed::from(output))
     }
 
     /// Runs a command in a container, as `kubectl exec` does; gives what it printed. `id` is what the pod's status calls it.
     pub async fn run_in(&self, id: &str, command: &[&str]) -> anyhow::Result<String> {
-        let id = id.trim_start_matches("containerd://");
-        let process = format!("ensign-{:016x}", fastrand::u64(..));
-        let mut words = vec![
-            "ctr",
-            "--address",
-            "/run/containerd/containerd.sock",
-            "--namespace",
-            "k8s.io",
-        ];
-        words.extend(["tasks", "exec", "--exec-id", &process, id]);
-        words.extend(command);
-        self.run(&words).await
+        let words = in_container(id, command);
+        self.run(&words.iter().map(String::as_str).collect::<Vec<_>>()).await
+    }
+
+    /// The same, and it may fail.
+    pub async fn try_run_in(&self, id: &str, command: &[&str]) -> anyhow::Result<Printed> {
+        let words = in_container(id, command);
+        self.try_run(&words.iter().map(String::as_str).collect::<Vec<_>>())
+            .await
     }
 
     /// The processes of this name, as the node counts them.
@@ -241,6 +258,26 @@ impl NodeAccess {
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
+}
+
+fn in_container(id: &str, command: &[&str]) -> Vec<String> {
+    let process = format!("ensign-{:016x}", fastrand::u64(..));
+    let client = [
+        "ctr",
+        "--address",
+        "/run/containerd/containerd.sock",
+        "--namespace",
+        "k8s.io",
+    ];
+    let exec = [
+        "tasks",
+        "exec",
+        "--exec-id",
+        &process,
+        id.trim_start_matches("containerd://"),
+    ];
+    let words = client.iter().chain(&exec).chain(command);
+    words.map(|&word| word.to_owned()).collect()
 }
 
 fn needs() -> anyhow::Result<()> {

@@ -74,6 +74,12 @@ pub(super) fn args(surroundings: &Surroundings<'_>) -> Vec<String> {
         ),
         flag("runtime-config", "certificates.k8s.io/v1beta1=true"),
         flag("kubelet-preferred-address-types", "InternalIP"),
+        // For logs, exec and port-forward. Kubelet's own certificate is not checked, as kubeadm leaves it, too.
+        flag(
+            "kubelet-client-certificate",
+            surroundings.file("pki/kubelet-client.crt"),
+        ),
+        flag("kubelet-client-key", surroundings.file("pki/kubelet-client.key")),
         flag("watch-cache", surroundings.options.watch_cache),
         flag("profiling", false),
         // Stopped, it ends its watches in order. By default it waits 60 s for them to end by themselves.
