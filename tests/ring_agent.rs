@@ -19,8 +19,6 @@ mod greed;
 mod handover;
 #[path = "ring_agent/idle_streams.rs"]
 mod idle_streams;
-#[path = "ring_agent/kubelet.rs"]
-mod kubelet;
 #[path = "ring_agent/node.rs"]
 mod node;
 #[path = "ring_agent/outages.rs"]

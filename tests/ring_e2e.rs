@@ -12,6 +12,8 @@ mod agents;
 mod alone;
 #[path = "ring_e2e/apart.rs"]
 mod apart;
+#[path = "ring_e2e/attacks/mod.rs"]
+mod attacks;
 #[path = "ring_e2e/churn.rs"]
 mod churn;
 #[path = "ring_e2e/disasters.rs"]

@@ -98,6 +98,10 @@ pub struct Args {
     )]
     pub request_deadline: String,
 
+    /// Connections that all sockets together may have beyond two each; more of them need more memory.
+    #[arg(long, env = "ENSIGN_SHARED_CONNECTIONS", value_name = "COUNT", default_value = "512")]
+    pub shared_connections: String,
+
     /// How long a certificate waits for its Envoy to accept the root that it needs.
     #[arg(long, env = "ENSIGN_ROOT_WAIT", value_name = "DURATION", default_value = "10s")]
     pub root_wait: String,

@@ -235,10 +235,12 @@ fn rotation(c: &mut Checker<'_>, args: &Args) -> Option<RotationConfig> {
 
 fn sds(c: &mut Checker<'_>, args: &Args, drain_timeout: Option<Duration>) -> Option<sds::Config> {
     let root_wait = not_negative(c, "root_wait", &args.root_wait);
+    let shared = c.parse("shared_connections", &args.shared_connections, "a number");
     // Streams end a little before the process must, so that their connections end in order too.
     Some(sds::Config {
         root_wait: root_wait?,
         drain_timeout: drain_timeout?.mul_f64(0.8),
+        shared: sds::Amounts::of_envoys(shared?),
         ..sds::Config::default()
     })
 }

@@ -17,8 +17,10 @@ pub struct Config {
     pub max_names: usize,
     /// Bytes of one request. Envoy's first has about 61 kB.
     pub max_message: usize,
-    /// Bytes of all requests of one socket that are received in part.
-    pub max_partial: usize,
+    /// What each socket has for itself, whatever the others do.
+    pub own: Amounts,
+    /// What all sockets may have together beyond their own.
+    pub shared: Amounts,
     /// A connection without a stream that asked for something is closed after this.
     pub idle_timeout: Duration,
     /// A peer that takes no byte for this long is dropped.
@@ -40,6 +42,29 @@ pub struct Config {
     pub handover_pace: Duration,
 }
 
+/// Amounts of what costs memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Amounts {
+    /// Connections, of some 35 kB each (docs/performance.md).
+    pub connections: usize,
+    /// Streams, of some 8 kB each.
+    pub streams: usize,
+    /// Bytes of requests that are received in part.
+    pub partial: usize,
+}
+
+impl Amounts {
+    /// For so many connections that are Envoys': two streams each, and twice that while one takes over from another; and half of the
+    /// connections' first requests at once.
+    pub fn of_envoys(connections: usize) -> Self {
+        Self {
+            connections,
+            streams: connections.saturating_mul(4),
+            partial: connections.saturating_mul(32 * 1024),
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -48,8 +73,14 @@ impl Default for Config {
             max_streams: 1024,
             max_names: 16_384,
             max_message: 1024 * 1024,
-            // A thousand of Envoy's first messages at once, as after a restart of the agent.
-            max_partial: 64 * 1024 * 1024,
+            // An Envoy and its successor in a hot restart, with the first message of each stream at once.
+            own: Amounts {
+                connections: 2,
+                streams: 8,
+                partial: 256 * 1024,
+            },
+            // Half of the chart's 256 MiB are for these and for what 250 greedy sockets have of their own.
+            shared: Amounts::of_envoys(512),
             // pilot-agent's probe and Envoy speak at once.
             idle_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(10),

@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::future::{self, Future};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use bytes::buf::Chain;
@@ -26,11 +26,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 
+use super::allowance::{Allowance, Taken};
 use super::config::Config;
 use super::delta::Delta;
 use super::fetch::Fetch;
-use super::grpc::{self, Budget};
+use super::grpc;
 use super::metrics::WorkloadMetrics;
+use super::paced::Paced;
 use super::patient_io::PatientIo;
 use super::refused::Refused;
 use super::roots::Roots;
@@ -62,15 +64,18 @@ pub(crate) struct Socket {
     pub(crate) config: Config,
     pub(crate) rotation: Handle,
     pub(crate) metrics: WorkloadMetrics,
-    pub(crate) budget: Budget,
+    /// Connections, streams, and bytes of requests that are received in part.
+    pub(crate) connections: Allowance,
+    pub(crate) streams: Allowance,
+    pub(crate) partial: Allowance,
     pub(crate) refused: Refused,
+    /// Lines of the log that its clients cause.
+    pub(crate) paced: Paced,
     /// Cancelled: streams end, connections close when they have.
     pub(crate) draining: CancellationToken,
     /// Cancelled: connections close at once.
     pub(crate) closed: CancellationToken,
     pub(crate) tasks: TaskTracker,
-    pub(crate) connections: AtomicUsize,
-    pub(crate) streams: AtomicUsize,
 }
 
 /// What the streams of one connection share.
@@ -86,10 +91,14 @@ pub(crate) struct StreamGuard {
     id: u64,
     connection: Arc<Connection>,
     asked: bool,
+    _taken: Taken,
 }
 
 /// Counts a connection for as long as it lives.
-struct ConnectionGuard(Arc<Socket>);
+struct ConnectionGuard {
+    socket: Arc<Socket>,
+    _taken: Taken,
+}
 
 /// Runs hyper's stream tasks where the socket can wait for them.
 #[derive(Clone)]
@@ -98,7 +107,7 @@ struct OnTracker(TaskTracker);
 /// Body of every response.
 type Reply = Either<Empty<Chain<Bytes, Bytes>>, Session>;
 
-/// Serves one accepted connection until it ends. `None` if the socket has as many as it may.
+/// Serves one accepted connection until it ends. `None` if the socket, or the node, has as many as it may.
 pub(crate) fn serve(socket: &Arc<Socket>, stream: UnixStream) -> Option<impl Future<Output = ()> + Send + use<>> {
     let guard = ConnectionGuard::new(socket)?;
     let socket = Arc::clone(socket);
@@ -191,8 +200,8 @@ impl Connection {
         match StreamGuard::new(self, id) {
             Some(guard) => grpc::accepted(Either::Right(Session::new(Arc::clone(self), guard, machine, incoming))),
             None => ended(&Status::resource_exhausted(format!(
-                "this socket has its limit of {} streams",
-                self.socket.config.max_streams
+                "there is no room for another stream: {} on a socket at most, and {} on all of the node's beyond their first {}",
+                self.socket.config.max_streams, self.socket.config.shared.streams, self.socket.config.own.streams
             ))),
         }
     }
@@ -207,30 +216,31 @@ fn ended(status: &Status) -> Response<Reply> {
 
 impl ConnectionGuard {
     fn new(socket: &Arc<Socket>) -> Option<Self> {
-        take(&socket.connections, socket.config.max_connections).then(|| {
-            socket.metrics.connections.inc();
-            Self(Arc::clone(socket))
+        let taken = socket.connections.take(1)?;
+        socket.metrics.connections.inc();
+        Some(Self {
+            socket: Arc::clone(socket),
+            _taken: taken,
         })
     }
 }
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
-        self.0.metrics.connections.dec();
+        self.socket.metrics.connections.dec();
     }
 }
 
 impl StreamGuard {
     fn new(connection: &Arc<Connection>, id: u64) -> Option<Self> {
         let socket = &connection.socket;
-        take(&socket.streams, socket.config.max_streams).then(|| {
-            socket.metrics.streams.inc();
-            Self {
-                id,
-                connection: Arc::clone(connection),
-                asked: false,
-            }
+        let taken = socket.streams.take(1)?;
+        socket.metrics.streams.inc();
+        Some(Self {
+            id,
+            connection: Arc::clone(connection),
+            asked: false,
+            _taken: taken,
         })
     }
 
@@ -251,7 +261,6 @@ impl Drop for StreamGuard {
         if self.asked {
             self.connection.active.send_modify(|streams| *streams -= 1);
         }
-        self.connection.socket.streams.fetch_sub(1, Ordering::Relaxed);
         self.connection.socket.metrics.streams.dec();
     }
 }
@@ -264,13 +273,4 @@ where
     fn execute(&self, stream: F) {
         self.0.spawn(stream);
     }
-}
-
-/// Counts one more, if there may be one more.
-fn take(count: &AtomicUsize, limit: usize) -> bool {
-    count
-        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
-            (count < limit).then_some(count + 1)
-        })
-        .is_ok()
 }

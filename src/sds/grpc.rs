@@ -4,12 +4,11 @@
 //! half-received messages may take together. Promises that a buffer is let go the moment that its message is
 //! complete: Envoy's first one has 61 kB and no later one has 200 bytes.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use tonic::Status;
+
+use super::allowance::{Allowance, Taken};
 
 /// One byte that says whether the message is compressed, four of length.
 pub(crate) const PREFIX: usize = 5;
@@ -17,17 +16,12 @@ pub(crate) const PREFIX: usize = 5;
 /// Allocated before anything of a message came: what it announces is not trusted.
 const FIRST_ALLOCATION: usize = 64 * 1024;
 
-/// How much all half-received messages of one socket may take.
-#[derive(Clone, Debug)]
-pub(crate) struct Budget {
-    left: Arc<AtomicUsize>,
-}
-
 /// Cuts a request body into messages.
 #[derive(Debug)]
 pub(crate) struct Deframer {
     limit: usize,
-    budget: Budget,
+    /// How much all half-received messages of the socket may take.
+    budget: Allowance,
     /// Received, not looked at.
     chunk: Bytes,
     prefix: [u8; PREFIX],
@@ -39,42 +33,11 @@ pub(crate) struct Deframer {
 struct Partial {
     missing: usize,
     buffer: BytesMut,
-    reserved: Reserved,
-}
-
-/// Part of a [`Budget`], given back on drop.
-#[derive(Debug)]
-struct Reserved {
-    bytes: usize,
-    budget: Budget,
-}
-
-impl Budget {
-    pub(crate) fn new(bytes: usize) -> Self {
-        Self {
-            left: Arc::new(AtomicUsize::new(bytes)),
-        }
-    }
-
-    fn reserve(&self, bytes: usize) -> Option<Reserved> {
-        let taken = self
-            .left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
-        taken.ok().map(|_| Reserved {
-            bytes,
-            budget: self.clone(),
-        })
-    }
-}
-
-impl Drop for Reserved {
-    fn drop(&mut self) {
-        self.budget.left.fetch_add(self.bytes, Ordering::Relaxed);
-    }
+    reserved: Taken,
 }
 
 impl Deframer {
-    pub(crate) fn new(limit: usize, budget: Budget) -> Self {
+    pub(crate) fn new(limit: usize, budget: Allowance) -> Self {
         Self {
             limit,
             budget,
@@ -102,7 +65,9 @@ impl Deframer {
         let take = partial.missing.min(self.chunk.len());
         partial.buffer.put(self.chunk.split_to(take));
         partial.missing -= take;
-        partial.reserved.grow_to(partial.buffer.capacity())?;
+        if !partial.reserved.grow_to(partial.buffer.capacity()) {
+            return Err(out_of_budget());
+        }
         if partial.missing > 0 {
             self.chunk = Bytes::new();
             return Ok(None);
@@ -136,23 +101,13 @@ impl Deframer {
             return Err(Status::resource_exhausted(text));
         }
         let first = length.min(FIRST_ALLOCATION);
-        let reserved = self.budget.reserve(first).ok_or_else(out_of_budget)?;
+        let reserved = self.budget.take(first).ok_or_else(out_of_budget)?;
         self.partial = Some(Partial {
             missing: length,
             buffer: BytesMut::with_capacity(first),
             reserved,
         });
         Ok(true)
-    }
-}
-
-impl Reserved {
-    fn grow_to(&mut self, bytes: usize) -> Result<(), Status> {
-        if let Some(more) = bytes.checked_sub(self.bytes).filter(|more| *more > 0) {
-            let mut more = self.budget.reserve(more).ok_or_else(out_of_budget)?;
-            self.bytes += std::mem::take(&mut more.bytes);
-        }
-        Ok(())
     }
 }
 
@@ -201,7 +156,7 @@ pub(crate) fn http_fault(method: &Method, headers: &HeaderMap) -> Option<StatusC
 }
 
 fn out_of_budget() -> Status {
-    Status::resource_exhausted("too many half-sent requests on this socket")
+    Status::resource_exhausted("too many half-sent requests on this node's sockets")
 }
 
 #[cfg(test)]
@@ -209,10 +164,15 @@ mod tests {
     use proptest::prelude::*;
     use tonic::Code;
 
+    use super::super::allowance::Pool;
     use super::*;
 
-    fn deframer(limit: usize, budget: usize) -> Deframer {
-        Deframer::new(limit, Budget::new(budget))
+    fn budget(bytes: usize) -> Allowance {
+        Allowance::new(bytes, bytes, &Pool::new(0))
+    }
+
+    fn deframer(limit: usize, bytes: usize) -> Deframer {
+        Deframer::new(limit, budget(bytes))
     }
 
     fn framed(message: &[u8]) -> Bytes {
@@ -226,7 +186,7 @@ mod tests {
             cut in 1usize..64,
         ) {
             let wire: Vec<u8> = messages.iter().flat_map(|message| framed(message)).collect();
-            let budget = Budget::new(1_000_000);
+            let budget = budget(1_000_000);
             let mut deframer = Deframer::new(1000, budget.clone());
             let mut seen = Vec::new();
             for chunk in wire.chunks(cut) {
@@ -236,7 +196,7 @@ mod tests {
                 }
             }
             prop_assert_eq!(seen, messages);
-            prop_assert_eq!(budget.left.load(Ordering::Relaxed), 1_000_000);
+            prop_assert_eq!(budget.taken(), 0);
         }
     }
 

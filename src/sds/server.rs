@@ -9,7 +9,6 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -19,10 +18,11 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::config::Config;
+use super::allowance::{Allowance, Pool};
+use super::config::{Amounts, Config};
 use super::connection::{self, Socket};
-use super::grpc::Budget;
 use super::metrics::Metrics;
+use super::paced::Paced;
 use super::refused::Refused;
 use crate::rotation::{Handle, SignerName, WorkloadUid};
 use crate::unix_socket::kept::{self, Found, KeptSocket};
@@ -37,8 +37,17 @@ pub struct Server {
     config: Config,
     rotation: Handle,
     metrics: Metrics,
+    pools: Pools,
     sockets: Arc<Mutex<Vec<Weak<Listing>>>>,
     leaving: CancellationToken,
+}
+
+/// What all sockets share.
+#[derive(Clone)]
+struct Pools {
+    connections: Arc<Pool>,
+    streams: Arc<Pool>,
+    partial: Arc<Pool>,
 }
 
 /// A bound socket. Nothing is accepted before [`SocketHandle::run`]; dropped, its file goes.
@@ -74,6 +83,7 @@ impl Server {
     /// A server without sockets. `leaving` is cancelled when the whole agent stops.
     pub fn new(config: Config, rotation: Handle, metrics: Metrics, leaving: CancellationToken) -> Self {
         Self {
+            pools: Pools::new(&config.shared),
             config,
             rotation,
             metrics,
@@ -93,17 +103,19 @@ impl Server {
         let (listener, file) = KeptSocket::bind(spec)?;
         let path = file.path().to_owned();
         let listener = kept::registered(listener, &path)?;
+        let (Config { own, .. }, pools) = (&self.config, &self.pools);
         let socket = Arc::new(Socket {
             metrics: self.metrics.of(&workload),
-            budget: Budget::new(self.config.max_partial),
+            connections: Allowance::new(own.connections, self.config.max_connections, &pools.connections),
+            streams: Allowance::new(own.streams, self.config.max_streams, &pools.streams),
+            partial: Allowance::new(own.partial, usize::MAX, &pools.partial),
             config: self.config.clone(),
             rotation: self.rotation.clone(),
             refused: Refused::default(),
+            paced: Paced::default(),
             draining: CancellationToken::new(),
             closed: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            connections: AtomicUsize::new(0),
-            streams: AtomicUsize::new(0),
             workload,
             signer,
         });
@@ -161,12 +173,16 @@ impl SocketHandle {
         let socket = &self.listing.socket;
         if let Some(connection) = connection::serve(socket, stream) {
             socket.tasks.spawn(connection);
-        } else {
-            socket.metrics.refused_connections.inc();
+            return;
+        }
+        socket.metrics.refused_connections.inc();
+        if socket.paced.allows() {
             tracing::warn!(
                 workload = %socket.workload,
+                open = socket.connections.taken(),
                 limit = socket.config.max_connections,
-                "connection closed, the socket has its limit"
+                shared = socket.config.shared.connections,
+                "connection closed, the socket has its limit or all sockets together have theirs"
             );
         }
     }
@@ -256,8 +272,18 @@ impl Listing {
         SocketSnapshot {
             workload: self.socket.workload.clone(),
             path: self.path.clone(),
-            connections: self.socket.connections.load(Ordering::Relaxed),
-            streams: self.socket.streams.load(Ordering::Relaxed),
+            connections: self.socket.connections.taken(),
+            streams: self.socket.streams.taken(),
+        }
+    }
+}
+
+impl Pools {
+    fn new(shared: &Amounts) -> Self {
+        Self {
+            connections: Pool::new(shared.connections),
+            streams: Pool::new(shared.streams),
+            partial: Pool::new(shared.partial),
         }
     }
 }

@@ -86,7 +86,7 @@ enum Outgoing {
 impl Session {
     pub(crate) fn new(connection: Arc<Connection>, guard: StreamGuard, machine: Machine, incoming: Incoming) -> Self {
         let socket = connection.socket();
-        let deframer = Deframer::new(socket.config.max_message, socket.budget.clone());
+        let deframer = Deframer::new(socket.config.max_message, socket.partial.clone());
         let draining = Box::pin(socket.draining.clone().cancelled_owned());
         let signer = socket.signer.clone();
         Self {
@@ -279,14 +279,16 @@ impl Session {
     fn refused(&mut self, name: Option<Name>, rejected: Option<&Rejected>, refusal: &Refusal) {
         let socket = self.connection.socket();
         socket.metrics.refused(name);
-        tracing::warn!(
-            workload = %socket.workload,
-            signer = self.signer.as_ref().map(SignerName::as_str),
-            node = &*super::request::quote(&self.node_id),
-            name = name.map_or("unknown", Name::as_str),
-            reason = refusal.reason,
-            "secret refused by the client, it keeps the one before"
-        );
+        if socket.paced.allows() {
+            tracing::warn!(
+                workload = %socket.workload,
+                signer = self.signer.as_ref().map(SignerName::as_str),
+                node = &*super::request::quote(&self.node_id),
+                name = name.map_or("unknown", Name::as_str),
+                reason = refusal.reason,
+                "secret refused by the client, it keeps the one before"
+            );
+        }
         if let (Some(name), Some(rejected)) = (name, rejected) {
             socket.refused.remember(name, rejected.digest);
             if name == Name::Bundle
@@ -353,7 +355,7 @@ impl Session {
                     self.connection.roots.sent(self.guard.id(), self.sent_bundle.as_ref());
                 } else {
                     self.connection.roots.leaf_in_use(self.signer.as_ref());
-                    if !roots {
+                    if !roots && socket.paced.allows() {
                         tracing::warn!(workload = %socket.workload, "certificate sent before its root was accepted");
                     }
                 }

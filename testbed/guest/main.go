@@ -4,6 +4,10 @@
 //	guest probe PATH          looks for a living SDS socket as pilot-agent does when it starts, then waits
 //	guest look PATH           looks for one and ends; fails if there is none
 //	guest sds PATH            subscribes to both secrets as Envoy does, prints the name of each that comes, accepts it, waits
+//	guest replace PATH        tries to put another socket or folder in its place, then waits
+//	guest reach PATH...       tells which of these sockets it can connect to, then waits
+//	guest call PATH METHOD REQUEST   makes one gRPC call with this request (hexadecimal), then waits
+//	guest attack KIND PATH... floods the agent behind these sockets until it is ended
 //
 // A look is one connection: HTTP/2's preface out, the server's SETTINGS back within a second. A probe looks once, at once: what
 // it prints tells what the first container of a pod found.
@@ -20,23 +24,35 @@ import (
 )
 
 func main() {
-	if len(os.Args) == 3 {
-		switch os.Args[1] {
-		case "probe":
-			probe(os.Args[2])
-		case "sds":
-			go func() {
-				fmt.Printf("no more secrets: %v\n", sds(os.Args[2]))
-			}()
-		case "look":
-			if err := dial(os.Args[2]); err != nil {
-				fmt.Fprintf(os.Stderr, "nobody is there: %v\n", err)
-				os.Exit(1)
-			}
-			return
-		}
+	if len(os.Args) > 2 {
+		act(os.Args[1], os.Args[2:])
 	}
 	wait()
+}
+
+func act(what string, args []string) {
+	switch {
+	case what == "probe":
+		probe(args[0])
+	case what == "look":
+		if err := dial(args[0]); err != nil {
+			fmt.Fprintf(os.Stderr, "nobody is there: %v\n", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	case what == "sds":
+		go func() {
+			fmt.Printf("no more secrets: %v\n", sds(args[0]))
+		}()
+	case what == "replace":
+		replace(args[0])
+	case what == "reach":
+		reach(args)
+	case what == "call" && len(args) == 3:
+		call(args[0], args[1], args[2])
+	case what == "attack":
+		attack(args[0], args[1:])
+	}
 }
 
 func probe(path string) {
@@ -71,7 +87,7 @@ func dial(path string) error {
 	if _, err := io.ReadFull(connection, head); err != nil {
 		return err
 	}
-	if head[3] != settings {
+	if head[3] != frameSettings {
 		return fmt.Errorf("the first frame is of type %d, expected SETTINGS", head[3])
 	}
 	return nil

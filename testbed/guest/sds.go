@@ -7,28 +7,13 @@ import (
 	"net"
 )
 
-// HTTP/2's frames and flags, as far as one call needs them (RFC 9113, section 6).
 const (
-	data         = 0
-	headers      = 1
-	reset        = 3
-	settings     = 4
-	ping         = 6
-	goAway       = 7
-	windowUpdate = 8
-
-	ack        = 1
-	endHeaders = 4
+	method = "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets"
+	secret = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 )
 
-const (
-	preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-	method  = "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets"
-	secret  = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
-)
-
-// names are what Envoy asks for, one stream for each.
-var names = map[uint32]string{1: "default", 3: "ROOTCA"}
+// subscriptions are what Envoy asks for, one stream for each.
+var subscriptions = map[uint32]string{1: "default", 3: "ROOTCA"}
 
 // sds subscribes to both secrets as Envoy does and accepts what comes, until the server ends it.
 func sds(path string) error {
@@ -40,15 +25,15 @@ func sds(path string) error {
 	if _, err := io.WriteString(connection, preface); err != nil {
 		return err
 	}
-	if err := write(connection, settings, 0, 0, nil); err != nil {
+	if err := write(connection, frameSettings, 0, 0, nil); err != nil {
 		return err
 	}
 	// A client's streams are odd, and begin in this order (RFC 9113, section 5.1.1).
 	for _, stream := range []uint32{1, 3} {
-		if err := write(connection, headers, endHeaders, stream, call()); err != nil {
+		if err := write(connection, frameHeaders, flagEndHeaders, stream, headers(method)); err != nil {
 			return err
 		}
-		if err := write(connection, data, 0, stream, message(request(names[stream], nil, nil))); err != nil {
+		if err := write(connection, frameData, 0, stream, whole(request(subscriptions[stream], nil, nil))); err != nil {
 			return err
 		}
 	}
@@ -59,17 +44,17 @@ func sds(path string) error {
 			return err
 		}
 		switch {
-		case (kind == settings || kind == ping) && flags&ack == 0:
-			if kind == settings {
+		case (kind == frameSettings || kind == framePing) && flags&flagAck == 0:
+			if kind == frameSettings {
 				payload = nil
 			}
-			err = write(connection, kind, ack, 0, payload)
-		case kind == data && names[stream] != "":
+			err = write(connection, kind, flagAck, 0, payload)
+		case kind == frameData && subscriptions[stream] != "":
 			received[stream], err = take(connection, stream, append(received[stream], payload...))
 			if err == nil && len(payload) > 0 {
 				err = refill(connection, stream, len(payload))
 			}
-		case kind == reset || kind == goAway:
+		case kind == frameReset || kind == frameGoAway:
 			return fmt.Errorf("the server ended it with a frame of type %d", kind)
 		}
 		if err != nil {
@@ -88,8 +73,8 @@ func take(connection net.Conn, stream uint32, bytes []byte) ([]byte, error) {
 		}
 		fields := parse(bytes[5:end])
 		version, nonce := fields[1], fields[5]
-		fmt.Printf("%s arrived, version %s\n", names[stream], version)
-		if err := write(connection, data, 0, stream, message(request(names[stream], version, nonce))); err != nil {
+		fmt.Printf("%s arrived, version %s\n", subscriptions[stream], version)
+		if err := write(connection, frameData, 0, stream, whole(request(subscriptions[stream], version, nonce))); err != nil {
 			return nil, err
 		}
 		bytes = bytes[end:]
@@ -101,7 +86,7 @@ func take(connection net.Conn, stream uint32, bytes []byte) ([]byte, error) {
 func refill(connection net.Conn, stream uint32, used int) error {
 	room := binary.BigEndian.AppendUint32(nil, uint32(used))
 	for _, whose := range []uint32{0, stream} {
-		if err := write(connection, windowUpdate, 0, whose, room); err != nil {
+		if err := write(connection, frameWindowUpdate, 0, whose, room); err != nil {
 			return err
 		}
 	}
@@ -126,25 +111,9 @@ func read(connection net.Conn) (kind, flags byte, stream uint32, payload []byte,
 	return head[3], head[4], binary.BigEndian.Uint32(head[5:]), payload, err
 }
 
-// call is the head of a gRPC request: literals without an index (RFC 7541, section 6.2.2).
-func call() []byte {
-	var block []byte
-	for _, field := range [][2]string{
-		{":method", "POST"}, {":scheme", "http"}, {":path", method}, {":authority", "localhost"},
-		{"content-type", "application/grpc"}, {"te", "trailers"},
-	} {
-		block = append(block, 0)
-		for _, text := range field {
-			// Each is shorter than 127 bytes, so that one byte holds its length.
-			block = append(append(block, byte(len(text))), text...)
-		}
-	}
-	return block
-}
-
-// message puts gRPC's prefix before a message.
-func message(bytes []byte) []byte {
-	return append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(bytes))), bytes...)
+// whole is a message of which nothing is held back.
+func whole(content []byte) []byte {
+	return message(len(content), content)
 }
 
 // request is Envoy's DiscoveryRequest: version_info, resource_names, type_url, response_nonce.

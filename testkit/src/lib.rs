@@ -2,7 +2,7 @@
 //!
 //! Owns [`TestCa`] (certificates, right and wrong on demand), [`tokens`] (service account
 //! tokens as Kubernetes mints them, and bad ones), [`FakeRa`] and
-//! [`FakeEnvoy`] (the two ends that the agent talks to), [`PilotAgent`] (whom the RA answers in Istio), scripts of outcomes,
+//! [`FakeEnvoy`] (the two ends that the agent talks to), the [`kubelet`] that brings it pods, [`PilotAgent`] (whom the RA answers in Istio), scripts of outcomes,
 //! the search for secrets ([`leak`]), kubelet's words to a driver ([`csi`]), and the waiting and reading that every test needs. Knows neither the agent nor the RA.
 //! A fake that fails panics: that is a failed test.
 #![allow(
@@ -20,6 +20,7 @@ pub mod eventually;
 pub mod fake_envoy;
 pub mod fake_ra;
 pub mod fault;
+pub mod kubelet;
 pub mod leak;
 pub mod metrics;
 pub mod pilot_agent;

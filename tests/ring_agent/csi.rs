@@ -8,7 +8,7 @@ use ensign_testkit::{eventually, patience};
 use tonic::Code;
 
 use crate::csi_node::{A_WHILE, Node, envoy, id};
-use crate::kubelet::Pod;
+use ensign_testkit::kubelet::Pod;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_published_volume_is_a_socket_that_answers_and_an_unpublished_one_is_nothing() {

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::kubelet::{Kubelet, Pod};
+use ensign_testkit::kubelet::{Kubelet, Pod};
 
 /// Silence cannot be waited for as an event; what would come, comes in a fraction of this.
 pub(crate) const A_WHILE: Duration = Duration::from_secs(1);

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use ensign_agent::config::Config;
+use ensign_agent::sds::Amounts;
 use ensign_proto::SECRET_TYPE_URL;
 use ensign_proto::envoy::service::discovery::v3::DiscoveryRequest;
 use ensign_testkit::fake_envoy::{Silence, StalledEnvoy};
@@ -145,6 +146,65 @@ async fn a_thousand_streams_of_one_peer_are_bounded_and_end_with_it() {
     drop(envoys);
     eventually("the end", async || match open(&node, "greedy").await {
         (_, 0.0) => Ok(()),
+        seen => Err(format!("{seen:?}")),
+    })
+    .await;
+}
+
+/// Little enough for a test to exhaust.
+fn a_small_pool(config: &mut Config) {
+    config.sds.shared = Amounts {
+        connections: 4,
+        streams: 16,
+        partial: 0,
+    };
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn greedy_sockets_share_what_there_is_and_others_do_not_notice() {
+    let node = Node::start_adjusted(&["first", "second", "well"], &[], a_small_pool).await;
+    let mut kept = Vec::new();
+    for name in ["first", "second"] {
+        let envoy = node.envoy(name).await.with_node(Vec::new());
+        for _ in 0..40 {
+            kept.push(envoy.subscribe(&["unknown"]).await);
+        }
+    }
+    // Eight of each one's own, and sixteen from the pool.
+    let both = async || {
+        let (first, second) = (open(&node, "first").await, open(&node, "second").await);
+        (first.0 + second.0, first.1 + second.1)
+    };
+    eventually("the pool to be empty", async || match both().await {
+        (2.0, 32.0) => Ok(()),
+        seen => Err(format!("{seen:?}")),
+    })
+    .await;
+    // One more of each one's own, and the four of the pool.
+    let mut silent = Vec::new();
+    for name in ["first", "second"] {
+        for _ in 0..20 {
+            silent.push(UnixStream::connect(node.socket(name)).await.unwrap());
+        }
+    }
+    eventually("connections to be refused", async || match both().await.0 {
+        8.0 => Ok(()),
+        seen => Err(format!("{seen}")),
+    })
+    .await;
+    // A socket that asks for no more than its own is served: an Envoy, and another in a hot restart.
+    for _ in 0..2 {
+        let envoy = node.envoy("well").await;
+        for name in ["default", "ROOTCA", "default", "ROOTCA"] {
+            let mut stream = envoy.subscribe(&[name]).await;
+            stream.next_secret(patience()).await;
+            kept.push(stream);
+        }
+    }
+    assert_eq!(open(&node, "well").await, (2.0, 8.0));
+    drop((kept, silent));
+    eventually("all of it back", async || match both().await {
+        (0.0, 0.0) => Ok(()),
         seen => Err(format!("{seen:?}")),
     })
     .await;

@@ -12,7 +12,7 @@ use ensign_testkit::{FakeEnvoy, eventually, patience};
 use test_case::test_case;
 
 use crate::csi_node::{A_WHILE, Node, envoy, id};
-use crate::kubelet::Pod;
+use ensign_testkit::kubelet::Pod;
 
 /// How far the upgrade has got when kubelet calls.
 #[derive(Clone, Copy, Debug, PartialEq)]

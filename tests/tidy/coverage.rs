@@ -1,4 +1,5 @@
-//! The tables of upstream's cases and defects and of the failure stories: each row names tests that exist, or says why there is none.
+//! The tables of upstream's cases and defects, of the failure stories and of the threat model: each row names tests that exist, or says why
+//! there is none.
 //!
 //! A table has the case in its first cell and the answer in its last: names of tests in back ticks, or a dash and a reason.
 //! Ids that must be answered are listed here, so that no row can get lost either.
@@ -30,6 +31,9 @@ const DEFECTS: [(&str, usize); 2] = [("D", 17), ("B", 26)];
 /// The same for the failure stories.
 const STORIES: [(&str, usize); 1] = [("F", 36)];
 
+/// The same for what each party can do in other hands: pod, agent, node, token, RA, operator.
+const THREATS: [(&str, usize); 6] = [("P", 11), ("A", 9), ("N", 4), ("T", 5), ("R", 7), ("O", 10)];
+
 #[test]
 fn every_case_of_upstream_has_a_test_or_a_reason() {
     check("tests/upstream.md", &[&ISTIOD[..], &ISTIO_CSR[..]].concat());
@@ -43,6 +47,11 @@ fn every_defect_of_upstream_has_a_test_or_a_reason() {
 #[test]
 fn every_failure_story_has_a_test_or_a_place() {
     check("tests/stories.md", &STORIES);
+}
+
+#[test]
+fn every_threat_has_a_test_or_a_reason() {
+    check("docs/security.md", &THREATS);
 }
 
 fn check(page: &str, ids: &[(&str, usize)]) {

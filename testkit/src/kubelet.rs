@@ -1,6 +1,6 @@
 //! A kubelet of a few lines: it calls the driver as the real one does, over the driver's own sockets.
 //!
-//! For what the real one cannot be made to show at will; `ring_e2e` has the real one.
+//! For what the real one cannot be made to show at will, and for more volumes than it has pods; `ring_e2e` has the real one.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -9,38 +9,54 @@ use ensign_proto::csi::v1::identity_client::IdentityClient;
 use ensign_proto::csi::v1::node_client::NodeClient;
 use ensign_proto::csi::v1::{NodePublishVolumeRequest, NodeUnpublishVolumeRequest};
 use ensign_proto::pluginregistration::registration_client::RegistrationClient;
-use ensign_testkit::csi::{self, dial};
-use ensign_testkit::eventually;
 use tonic::Status;
 use tonic::transport::Channel;
 
+use crate::csi::{self, dial};
+use crate::eventually;
+
 /// Kubelet's folder and its way to the driver.
 #[derive(Clone, Debug)]
-pub(crate) struct Kubelet {
-    pub(crate) folder: PathBuf,
+pub struct Kubelet {
+    /// Where it is for this process.
+    pub folder: PathBuf,
+    /// Where it is for the driver.
+    told: PathBuf,
     /// Whether tokens come with the secrets instead of the volume's context.
-    pub(crate) tokens_in_secrets: bool,
+    pub tokens_in_secrets: bool,
 }
 
 /// Connections that kubelet has made already; whoever is behind them gets the call.
 #[derive(Clone, Debug)]
-pub(crate) struct Dialled(Channel);
+pub struct Dialled(Channel);
 
 /// A pod with one volume of ours.
 #[derive(Clone, Debug)]
-pub(crate) struct Pod {
-    pub(crate) uid: String,
-    pub(crate) name: String,
-    pub(crate) account: String,
-    pub(crate) volume: String,
-    pub(crate) attributes: HashMap<String, String>,
-    pub(crate) token: String,
+pub struct Pod {
+    /// Unique on the node.
+    pub uid: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its service account.
+    pub account: String,
+    /// Name of the volume.
+    pub volume: String,
+    /// Attributes of the volume.
+    pub attributes: HashMap<String, String>,
+    /// Its token, as kubelet brings it.
+    pub token: String,
 }
 
+// === impl Pod ===
+
 impl Pod {
-    pub(crate) fn new(name: &str) -> Self {
+    /// In namespace `foo`, with an account of the same name.
+    pub fn new(name: &str) -> Self {
         Self {
             uid: format!("0d5a7e1c-{name}"),
+            namespace: "foo".to_owned(),
             name: name.to_owned(),
             account: name.to_owned(),
             volume: "identity".to_owned(),
@@ -49,37 +65,52 @@ impl Pod {
         }
     }
 
-    pub(crate) fn with(mut self, attribute: &str, value: &str) -> Self {
+    /// With one more attribute of its volume.
+    #[must_use]
+    pub fn with(mut self, attribute: &str, value: &str) -> Self {
         self.attributes.insert(attribute.to_owned(), value.to_owned());
         self
     }
 
-    pub(crate) fn with_token(mut self, token: &str) -> Self {
+    /// With another token.
+    #[must_use]
+    pub fn with_token(mut self, token: &str) -> Self {
         token.clone_into(&mut self.token);
         self
     }
 }
 
+// === impl Kubelet ===
+
 impl Kubelet {
     /// Makes the folders that kubelet has before any driver is there.
-    pub(crate) fn new(folder: PathBuf) -> Self {
+    pub fn new(folder: PathBuf) -> Self {
         for inner in ["pods", "plugins/csi.ensign.mesh", "plugins_registry"] {
             std::fs::create_dir_all(folder.join(inner)).unwrap();
         }
+        Self::known_as(folder.clone(), folder)
+    }
+
+    /// A folder that is there already, and that the driver knows by another name.
+    pub fn known_as(folder: PathBuf, told: PathBuf) -> Self {
         Self {
             folder,
+            told,
             tokens_in_secrets: false,
         }
     }
 
     /// Where the pod's volume is mounted from.
-    pub(crate) fn mount(&self, pod: &Pod) -> PathBuf {
-        let path = format!("pods/{}/volumes/kubernetes.io~csi/{}/mount", pod.uid, pod.volume);
-        self.folder.join(path)
+    pub fn mount(&self, pod: &Pod) -> PathBuf {
+        self.folder.join(mount(pod))
+    }
+
+    fn target(&self, pod: &Pod) -> PathBuf {
+        self.told.join(mount(pod))
     }
 
     /// Finds the driver's registration socket, asks who it is, takes it up; gives the endpoint that it named.
-    pub(crate) async fn register(&self) -> String {
+    pub async fn register(&self) -> String {
         let path = self.folder.join("plugins_registry/csi.ensign.mesh-reg.sock");
         let mut client =
             RegistrationClient::new(eventually("the registration socket", async || dial(&path).await).await);
@@ -103,7 +134,8 @@ impl Kubelet {
         info.endpoint
     }
 
-    pub(crate) async fn notify(&self, plugin_registered: bool, error: &str) {
+    /// Tells the driver what became of its registration.
+    pub async fn notify(&self, plugin_registered: bool, error: &str) {
         let path = self.folder.join("plugins_registry/csi.ensign.mesh-reg.sock");
         let mut client = RegistrationClient::new(dial(&path).await.unwrap());
         let status = ensign_proto::pluginregistration::RegistrationStatus {
@@ -113,7 +145,8 @@ impl Kubelet {
         client.notify_registration_status(status).await.unwrap();
     }
 
-    pub(crate) async fn name(&self) -> String {
+    /// What the driver says that it is called.
+    pub async fn name(&self) -> String {
         let mut client = IdentityClient::new(self.driver().await);
         let info = client
             .get_plugin_info(ensign_proto::csi::v1::GetPluginInfoRequest {})
@@ -122,13 +155,14 @@ impl Kubelet {
         info.unwrap().into_inner().name
     }
 
-    pub(crate) fn request(&self, pod: &Pod) -> NodePublishVolumeRequest {
+    /// What a publish of the pod's volume says.
+    pub fn request(&self, pod: &Pod) -> NodePublishVolumeRequest {
         let published = csi::Published {
-            namespace: "foo",
+            namespace: &pod.namespace,
             pod: &pod.name,
             uid: &pod.uid,
             account: &pod.account,
-            target: &self.mount(pod),
+            target: &self.target(pod),
             attributes: pod.attributes.clone(),
         };
         let mut request = published.request(Some(csi::tokens(&pod.token, "2099-01-01T00:00:00Z")));
@@ -140,31 +174,34 @@ impl Kubelet {
     }
 
     /// Dials the driver, for a call later on.
-    pub(crate) async fn dial(&self) -> Dialled {
+    pub async fn dial(&self) -> Dialled {
         Dialled(self.driver().await)
     }
 
     /// NodePublishVolume, after the volume's folder is made as kubelet does.
-    pub(crate) async fn publish(&self, pod: &Pod) -> Result<(), Status> {
+    pub async fn publish(&self, pod: &Pod) -> Result<(), Status> {
         self.publish_over(self.dial().await, pod).await
     }
 
-    pub(crate) async fn publish_over(&self, Dialled(channel): Dialled, pod: &Pod) -> Result<(), Status> {
+    /// The same over a connection that was made before.
+    pub async fn publish_over(&self, Dialled(channel): Dialled, pod: &Pod) -> Result<(), Status> {
         std::fs::create_dir_all(self.mount(pod).parent().unwrap()).unwrap();
         let mut client = NodeClient::new(channel);
         let answer = client.node_publish_volume(self.request(pod)).await;
         answer.map(|_| ()).map_err(as_kubelet_sees_it)
     }
 
-    pub(crate) async fn unpublish(&self, pod: &Pod) -> Result<(), Status> {
+    /// NodeUnpublishVolume, and removes what it made itself.
+    pub async fn unpublish(&self, pod: &Pod) -> Result<(), Status> {
         self.unpublish_over(self.dial().await, pod).await
     }
 
-    pub(crate) async fn unpublish_over(&self, Dialled(channel): Dialled, pod: &Pod) -> Result<(), Status> {
+    /// The same over a connection that was made before.
+    pub async fn unpublish_over(&self, Dialled(channel): Dialled, pod: &Pod) -> Result<(), Status> {
         let mut client = NodeClient::new(channel);
         let request = NodeUnpublishVolumeRequest {
             volume_id: format!("csi-{}", pod.uid),
-            target_path: self.mount(pod).to_str().unwrap().to_owned(),
+            target_path: self.target(pod).to_str().unwrap().to_owned(),
         };
         let answer = client.node_unpublish_volume(request).await;
         answer.map_err(as_kubelet_sees_it)?;
@@ -188,4 +225,9 @@ fn as_kubelet_sees_it(status: Status) -> Status {
         return Status::unavailable(format!("{status:?}"));
     }
     status
+}
+
+/// Below kubelet's folder.
+fn mount(pod: &Pod) -> String {
+    format!("pods/{}/volumes/kubernetes.io~csi/{}/mount", pod.uid, pod.volume)
 }
