@@ -14,9 +14,9 @@ use crate::alone::{Alone, PLACE};
 use crate::pod::condition;
 use crate::workload::Workload;
 
-const PODS: usize = 100;
+const PODS: u32 = 100;
 /// At a time: a node takes 110, and one of them is the agent's.
-const BATCH: usize = 50;
+const BATCH: u32 = 50;
 
 /// The allocator's own noise was at most half of this. An Envoy that is connected takes three times as much
 /// (docs/performance.md).
@@ -44,13 +44,17 @@ async fn hundreds_of_pods_and_a_drain_leave_nothing_behind() -> anyhow::Result<(
         rest == rest_again,
         "after a hundred pods:\n{rest:#?}\nafter two hundred:\n{rest_again:#?}"
     );
-    let most = memory + PODS as u64 * BYTES_PER_POD;
+    let most = memory + u64::from(PODS) * BYTES_PER_POD;
     ensure!(
         memory_again <= most,
         "a hundred pods more made {memory} bytes {memory_again}"
     );
     let issued = alone.issued(&place);
-    ensure!(issued == 2 * PODS, "{issued} certificates for {} pods", 2 * PODS);
+    ensure!(
+        issued == usize::try_from(2 * PODS)?,
+        "{issued} certificates for {} pods",
+        2 * PODS
+    );
 
     drain(&alone, &place, &agent).await?;
     alone.finish().await
@@ -69,7 +73,7 @@ async fn churn(alone: &Alone, place: &str, word: &str) -> anyhow::Result<()> {
         }
         all_served(alone, place, BATCH).await?;
         let volumes = alone.metrics().await?.sum("ensign_agent_csi_volumes", &[]);
-        ensure!(volumes == Some(BATCH as f64), "{volumes:?} volumes of {BATCH} pods");
+        ensure!(volumes == Some(f64::from(BATCH)), "{volumes:?} volumes of {BATCH} pods");
         let pods = alone.pods(place);
         let gone = DeleteParams::default();
         try_join_all((0..BATCH).map(async |number| pods.delete(&name(number), &gone).await.map(drop))).await?;
@@ -79,13 +83,13 @@ async fn churn(alone: &Alone, place: &str, word: &str) -> anyhow::Result<()> {
 }
 
 /// Waits until so many pods run and each has got both secrets.
-async fn all_served(alone: &Alone, place: &str, count: usize) -> anyhow::Result<Vec<Pod>> {
-    let pods = alone.pods(place);
+async fn all_served(alone: &Alone, place: &str, count: u32) -> anyhow::Result<Vec<Pod>> {
+    let (pods, wanted) = (alone.pods(place), usize::try_from(count)?);
     until(&format!("{count} pods to be served"), PATIENCE * 4, async || {
         let list = pods.list(&ListParams::default()).await?.items;
         let running = list.iter().filter(|pod| condition(pod, "Ready")).count();
         ensure!(
-            running == count && list.len() == count,
+            running == wanted && list.len() == wanted,
             "{running} of {} run",
             list.len()
         );
