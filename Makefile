@@ -30,7 +30,7 @@ ONLY     = awk '$$1 == "$(1)" { wanted = 1 } $$1 == "$(2)" { other = 1 } END { i
 # Rendered from the chart's templates of the same names.
 MANIFESTS := ra.yaml rbac.yaml admission.yaml networkpolicy.yaml csidriver.yaml daemonset.yaml
 
-.PHONY: help setup tools kubernetes helm node manifests build image cluster cluster-down demo test test-image test-aws-lc-rs lint bench bench-kubernetes fmt
+.PHONY: help setup tools kubernetes helm node manifests build image cluster cluster-down demo test test-image test-aws-lc-rs lint bench bench-node bench-kubernetes fmt
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -100,6 +100,10 @@ lint: tools ## Formatting, clippy, rustdoc, dependency policy, tidy rules
 bench: ## Print figures and their ratio to the raw limits (release build); writes docs/performance.md
 	$(CARGO) build $(LOCKED) --release --bins -p ensign-agent -p ensign-ra -p ensign-benches
 	@exec $(TARGET)/release/ensign-bench
+
+bench-node: ## Print what a node's pods notice of their agent: first secrets, floods, upgrades; writes docs/performance.md
+	$(CARGO) build $(LOCKED) --release --bins -p ensign-agent -p ensign-ra -p ensign-benches
+	@exec $(TARGET)/release/ensign-bench node
 
 bench-kubernetes: kubernetes ## Print the RA's figures on a real Kubernetes beside what the cluster does without it; writes docs/performance.md
 	$(CARGO) build $(LOCKED) --release --bins -p ensign-agent -p ensign-ra -p ensign-benches

@@ -1,4 +1,4 @@
-//! `make bench` and `make bench-kubernetes`: figures of the release build, against limits measured in the same run, into
+//! `make bench`, `make bench-node` and `make bench-kubernetes`: figures of the release build, against limits measured in the same run, into
 //! docs/performance.md.
 //!
 //! One module for each figure; each starts the real programs through `testbed` and its clients as processes of their
@@ -18,6 +18,7 @@ mod first_secret;
 mod issue;
 mod kubernetes;
 mod machine;
+mod node;
 mod peer;
 mod proc;
 mod provider;
@@ -56,11 +57,13 @@ enum Figure {
     Envoys,
 }
 
-/// What is not one of the figures: those on a cluster, and client processes.
+/// What is not one of the figures: those of a node and on a cluster, and client processes.
 #[derive(Clone, Debug, Subcommand)]
 enum Role {
     /// Measures the RA on a real Kubernetes (needs `make kubernetes`)
     Kubernetes(kubernetes::Wishes),
+    /// Measures what a node's pods notice of their agent (needs Go)
+    Node,
     #[command(hide = true)]
     ClientRequests,
     #[command(hide = true)]
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
     let done = match &args.role {
         None => measure(figures(&args)),
         Some(Role::Kubernetes(wishes)) => measure(on_kubernetes(&args, wishes)),
+        Some(Role::Node) => measure(on_a_node(&args)),
         Some(Role::ClientRequests) => client(issue::client::run()),
         Some(Role::ClientOpens) => client(first_secret::client::run()),
         Some(Role::ClientEnvoys) => client(envoys::client::run()),
@@ -142,6 +146,18 @@ async fn on_kubernetes(args: &Args, wishes: &kubernetes::Wishes) -> anyhow::Resu
     kubernetes::run(&scale, wishes, tell).await?;
     let whole = !args.quick && wishes.are_whole();
     write(whole, "make bench-kubernetes", &machine, sections)
+}
+
+async fn on_a_node(args: &Args) -> anyhow::Result<()> {
+    let scale = if args.quick { scale::QUICK } else { scale::FULL };
+    let machine = Machine::look()?;
+    let mut sections = Vec::new();
+    let tell = |table: Table| {
+        say(&table.markdown());
+        sections.push(table.markdown());
+    };
+    node::run(&scale, tell).await?;
+    write(!args.quick, "make bench-node", &machine, sections)
 }
 
 /// Says what machine it was, and keeps it all if it was the whole of it.

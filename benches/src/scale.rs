@@ -25,6 +25,8 @@ pub(crate) struct Scale {
     pub(crate) sizes: [(usize, usize); 3],
     /// Pods in the informer.
     pub(crate) pods: usize,
+    /// Pods that come under each flood.
+    pub(crate) victims: usize,
 }
 
 /// The full size.
@@ -39,6 +41,7 @@ pub(crate) const FULL: Scale = Scale {
     slices: [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)],
     sizes: [(5, 500), (40, 2_000), (200, 4_000)],
     pods: 10_000,
+    victims: 200,
 };
 
 /// Seconds instead of minutes; its figures mean nothing.
@@ -53,4 +56,5 @@ pub(crate) const QUICK: Scale = Scale {
     slices: [Duration::from_millis(100); 3],
     sizes: [(2, 2), (20, 20), (200, 200)],
     pods: 100,
+    victims: 5,
 };

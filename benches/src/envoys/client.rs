@@ -18,7 +18,7 @@ use crate::{peer, sds};
 
 /// What the client is asked to do.
 #[derive(Debug, Deserialize, Serialize)]
-pub(super) enum Question {
+pub(crate) enum Question {
     /// Have so many Envoys, the new ones on these sockets in turn, and wait until each has both secrets.
     Grow {
         /// How many there are then.
@@ -37,11 +37,11 @@ pub(super) enum Question {
 
 /// What it saw.
 #[derive(Debug, Default, Deserialize, Serialize)]
-pub(super) struct Seen {
+pub(crate) struct Seen {
     /// Milliseconds that growing took.
-    pub(super) grown_ms: u64,
+    pub(crate) grown_ms: u64,
     /// When each Envoy had the bundle, in nanoseconds since 1970.
-    pub(super) at: Vec<u64>,
+    pub(crate) at: Vec<u64>,
 }
 
 /// What all Envoys write into.

@@ -50,7 +50,11 @@ pub(crate) async fn run(scale: &Scale) -> anyhow::Result<Table> {
     pin.write()?;
     let spec = authority::world(scale.workloads, true);
     let path = folder.join(PIN).display().to_string();
-    let spec = spec.agent_env("ENSIGN_PINNED_BUNDLES", &format!("{}={path}", authority::SIGNER));
+    let most = scale.envoys.iter().max().copied().unwrap_or_default();
+    let spec = spec
+        .agent_env("ENSIGN_PINNED_BUNDLES", &format!("{}={path}", authority::SIGNER))
+        // More on a socket than a pod has.
+        .agent_env("ENSIGN_SHARED_CONNECTIONS", &most.to_string());
     let mut world = World::start_in(folder, spec).await?;
     let names: Vec<String> = (0..scale.workloads).map(authority::name).collect();
     for name in &names {

@@ -41,7 +41,7 @@ struct Level {
 /// Runs it.
 pub(crate) async fn run(scale: &Scale) -> anyhow::Result<Table> {
     let mut world = World::start(authority::world(ACCOUNTS, false)).await?;
-    let requests = requests(&world)?;
+    let requests = requests(&world, ACCOUNTS)?;
     let raw = Raw::new(&std::fs::read_to_string(world.folder().join("jwks.json"))?)?;
     let mut client = Peer::start("client-requests")?;
     let prepare = Question::Prepare {
@@ -78,12 +78,12 @@ pub(crate) async fn run(scale: &Scale) -> anyhow::Result<Table> {
     Ok(table(threads, median(limits), median(limits_cpu), levels))
 }
 
-/// Requests of all accounts, each with a few keys.
-fn requests(world: &World) -> anyhow::Result<Vec<Request>> {
+/// Requests of so many accounts of a world, each with a few keys.
+pub(crate) fn requests(world: &World, accounts: usize) -> anyhow::Result<Vec<Request>> {
     let domain: TrustDomain = "cluster.local".parse()?;
-    let mut requests = Vec::with_capacity(ACCOUNTS * KEYS);
-    for number in 0..ACCOUNTS * KEYS {
-        let account = authority::name(number % ACCOUNTS);
+    let mut requests = Vec::with_capacity(accounts * KEYS);
+    for number in 0..accounts * KEYS {
+        let account = authority::name(number % accounts);
         let id = SpiffeId::new(&domain, authority::SIGNER, &account)?;
         requests.push(Request {
             id: id.to_string(),

@@ -94,15 +94,20 @@ fn take(made: &Path, to: &Path) -> anyhow::Result<()> {
 }
 
 /// Builds the one static program of `testbed/guest`.
-fn guest(work: &Path) -> anyhow::Result<Image> {
-    let program = work.join("guest");
+pub fn build_guest(program: &Path) -> anyhow::Result<()> {
     run(Command::new("go")
         .args(["build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o"])
-        .arg(&program)
+        .arg(program)
         .arg(".")
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("guest"))
         .env("CGO_ENABLED", "0"))
-    .context("testbed/guest")?;
+    .map(drop)
+    .context("testbed/guest")
+}
+
+fn guest(work: &Path) -> anyhow::Result<Image> {
+    let program = work.join("guest");
+    build_guest(&program)?;
     let mut image = Image::new(GUEST, &["/guest"]).command(&["pause"]);
     image.copy("/guest", &program);
     Ok(image)

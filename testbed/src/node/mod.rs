@@ -13,7 +13,7 @@ mod relay;
 
 pub(crate) use self::images::COREDNS;
 pub use self::{
-    images::{ENVOY, GUEST, Images},
+    images::{ENVOY, GUEST, Images, build_guest},
     network::Network,
     relay::Relay,
 };

@@ -6,6 +6,7 @@ use anyhow::{Context, ensure};
 use ensign_proto::csi::v1::NodeUnpublishVolumeRequest;
 use ensign_testkit::kubelet::{self, Kubelet};
 use k8s_openapi::api::core::v1::Pod;
+use kube::api::PostParams;
 use prost::Message as _;
 use serde_json::json;
 
@@ -74,7 +75,7 @@ pub(super) async fn nobody_elses_socket_can_be_reached(scene: &Scene<'_>) -> any
     scene.alone.cluster.apply_yaml(&strict.to_string()).await?;
     let pods = kube::Api::<Pod>::namespaced(scene.alone.cluster.admin(), "strict");
     let refused = pods
-        .create(&Default::default(), &serde_json::from_value(peeps.object())?)
+        .create(&PostParams::default(), &serde_json::from_value(peeps.object())?)
         .await;
     let refused = refused.err().context("Pod Security let a hostPath in")?.to_string();
     ensure!(refused.contains("hostPath"), "{refused}");

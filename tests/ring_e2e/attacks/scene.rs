@@ -131,11 +131,16 @@ impl<'a> Scene<'a> {
             anyhow::Ok(pod)
         };
         let pod = served.await;
-        let peak = self.guard.unharmed(self.alone).await;
         // The agent first: without it no neighbour is served.
-        let peak = peak.with_context(|| format!("{during}; {}", self.agent_tells()))?;
+        let peak = self.same_agent(during).await?;
         println!("{during}: {name} was served, the agent held {} MB at most", peak >> 20);
         pod.with_context(|| format!("{name}, {during}; {}", self.agent_tells()))
+    }
+
+    /// The agent is the one that it was, and below its limit; gives the most memory that it held.
+    pub(super) async fn same_agent(&self, during: &str) -> anyhow::Result<u64> {
+        let peak = self.guard.unharmed(self.alone).await;
+        peak.with_context(|| format!("{during}; {}", self.agent_tells()))
     }
 
     fn agent_tells(&self) -> String {

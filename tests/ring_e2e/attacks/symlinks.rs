@@ -4,7 +4,7 @@ use std::os::unix::fs::{MetadataExt as _, symlink};
 
 use anyhow::{Context, ensure};
 use ensign_testbed::wait::{PATIENCE, until};
-use kube::api::{Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 
 use super::pods::Attacker;
@@ -66,7 +66,7 @@ pub(super) async fn they_lead_nowhere(scene: &Scene<'_>) -> anyhow::Result<()> {
         complains([&volume, "the volume stays as it is"])
     })
     .await?;
-    scene.pods().delete("swapped", &Default::default()).await?;
+    scene.pods().delete("swapped", &DeleteParams::default()).await?;
     let path = format!(
         "/var/lib/kubelet/pods/{}",
         pod.metadata.uid.as_deref().unwrap_or_default()

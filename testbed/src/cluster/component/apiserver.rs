@@ -49,12 +49,6 @@ pub(super) fn args(surroundings: &Surroundings<'_>) -> Vec<String> {
         flag("authorization-mode", "Node,RBAC"),
         flag("enable-admission-plugins", "NodeRestriction"),
         flag("admission-control-config-file", surroundings.file("admission.json")),
-        // For logs of pods, which kubelet has.
-        flag(
-            "kubelet-client-certificate",
-            surroundings.file("pki/kubelet-client.crt"),
-        ),
-        flag("kubelet-client-key", surroundings.file("pki/kubelet-client.key")),
         flag("service-account-issuer", ISSUER),
         flag(
             "service-account-signing-key-file",
