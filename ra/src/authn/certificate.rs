@@ -203,11 +203,11 @@ mod tests {
 
     impl OpenSigners for Opener {
         fn open<'a>(&'a self, policy: &'a Policy, _: &'a Signers) -> BoxFuture<'a, anyhow::Result<Signers>> {
-            let (signer, roots) = (Arc::clone(&self.0), Arc::clone(&self.0));
-            let trust = Trust::new(roots);
+            let signer: Arc<dyn Signer> = Arc::<Told>::clone(&self.0);
+            let trust = Trust::new(Arc::<Told>::clone(&self.0));
             let running = policy
                 .signers()
-                .map(|spec| Running::new(spec.clone(), signer.clone(), trust.clone()));
+                .map(|spec| Running::new(spec.clone(), Arc::clone(&signer), trust.clone()));
             let running = running.collect();
             Box::pin(async move { Ok(running) })
         }
