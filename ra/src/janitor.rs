@@ -1,14 +1,14 @@
 //! Clears up what a crash, a cancelled call or a lost delete left behind at the API server.
 //!
-//! Every object carries its end. Twice a minute or more the leader looks through what the shared watches show (it asks the
-//! server for nothing) and deletes what is past its end: also what another replica made, never what another user made.
-//! A watch that lags or a second leader costs a delete that finds nothing.
+//! Every object carries its end. Twice a minute or more each replica looks through what the shared watches show (it asks
+//! the server for nothing) and deletes what is past its end: also what another replica made, never what another user made.
+//! It needs no leader: the Lease may be held by somebody who clears nothing up (`--leader-election-lease=istio-csr`), and a
+//! watch that lags or a second janitor costs a delete that finds nothing.
 
 use std::time::Duration;
 
 use ensign_pki::SharedClock;
 use futures::StreamExt as _;
-use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -19,38 +19,26 @@ use crate::signer::object::Backends;
 pub struct Janitor {
     backends: Backends,
     clock: SharedClock,
-    leader: watch::Receiver<bool>,
 }
 
 // === impl Janitor ===
 
 impl Janitor {
-    /// Works while `leader` says so; whoever has no rivals gives it one that always does.
-    pub fn new(backends: Backends, clock: SharedClock, leader: watch::Receiver<bool>) -> Self {
-        Self {
-            backends,
-            clock,
-            leader,
-        }
+    /// Looks after everything that `backends` follow.
+    pub fn new(backends: Backends, clock: SharedClock) -> Self {
+        Self { backends, clock }
     }
 
     /// Passes until `stop`.
-    pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         stop.run_until_cancelled(self.passes()).await;
         Ok(())
     }
 
-    async fn passes(&mut self) {
+    async fn passes(&self) {
         loop {
-            if *self.leader.borrow_and_update() {
-                self.pass().await;
-            }
-            let pause = sleep(PAUSE.mul_f64(0.75 + fastrand::f64() / 2.0));
-            tokio::select! {
-                () = pause => {}
-                // A new leader does not wait; one who can lose it no more does.
-                Ok(()) = self.leader.changed() => {}
-            }
+            self.pass().await;
+            sleep(PAUSE.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
         }
     }
 

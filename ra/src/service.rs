@@ -16,7 +16,7 @@ use ensign_pki::{SharedClock, crypto};
 use ensign_proto::istio::v1::auth::istio_certificate_service_server::IstioCertificateService;
 use ensign_proto::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Response, Status};
 
@@ -141,7 +141,17 @@ impl Service {
         let deadline = call.patience.deadline(parts.signer_timeout);
         let place = parts.limits.place(deadline).await?;
         let presented = call.peer.as_ref().and_then(Peer::certificates);
-        let caller = parts.authn.authenticate(metadata, presented, Some(deadline)).await?;
+        let caller = match parts.authn.authenticate(metadata, presented, Some(deadline)).await {
+            Ok(caller) => caller,
+            Err(error) => {
+                drop(place);
+                if error.is_crowded() {
+                    // Istio's agents come back at once, all of them. Here they wait and are in nobody's way.
+                    sleep_until(deadline.min(Instant::now() + CROWDED)).await;
+                }
+                return Err(error.into());
+            }
+        };
         let caller = &*call.caller.insert(caller);
         let _share = parts.limits.share(&caller.namespace, &caller.service_account)?;
         let extras = request::extras(message.metadata.as_ref())?;
@@ -378,6 +388,9 @@ fn request_id() -> String {
     }
 }
 
+/// How long a caller is kept whose cluster is silent and already waited for by many: long against the 0.1 s after which
+/// Istio's agents come back.
+const CROWDED: Duration = Duration::from_secs(3);
 /// Long enough that timers of one deadline do not fire in the order of chance, far less than a client's patience.
 const BELT: Duration = Duration::from_millis(20);
 

@@ -127,7 +127,7 @@ async fn the_policies_pass_the_type_check_of_the_server() -> Result {
     bed.finish().await
 }
 
-/// Whoever elects a leader elsewhere than where the rights are never has one: no roots, no istiod-tls, no janitor.
+/// Whoever elects a leader elsewhere than where the rights are never has one: no roots, no istiod-tls.
 #[test]
 fn the_lease_is_where_the_rights_let_it_be() -> Result {
     let ra = Manifests::read("ra.yaml")?;

@@ -15,7 +15,6 @@ use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -36,16 +35,14 @@ impl Clock for Later {
 
 /// A janitor at work until it is dropped.
 struct Sweeping {
-    leader: watch::Sender<bool>,
     _task: JoinSet<anyhow::Result<()>>,
 }
 
-fn sweep(replica: &Replica, leads: bool) -> Sweeping {
-    let (leader, leads) = watch::channel(leads);
-    let janitor = Janitor::new(replica.backends.clone(), Arc::clone(&replica.host.clock), leads);
+fn sweep(replica: &Replica) -> Sweeping {
+    let janitor = Janitor::new(replica.backends.clone(), Arc::clone(&replica.host.clock));
     let mut task = JoinSet::new();
     task.spawn(janitor.run(CancellationToken::new()));
-    Sweeping { leader, _task: task }
+    Sweeping { _task: task }
 }
 
 #[tokio::test]
@@ -108,14 +105,13 @@ async fn what_a_cancelled_request_leaves_is_swept_after_its_end_and_not_before()
     // A replica of now sees nothing past its end, however often it looks.
     let now = Replica::start(&bed, &scene.installation).await?;
     now.open(&csr_signer("foo", &scene.name, &scene.ca.root_pem())).await?;
-    let sweeping = sweep(&now, true);
-    // One of later that does not lead does nothing.
+    let sweeping = sweep(&now);
+    // One of later does.
     let clock = Arc::new(Later(Duration::from_mins(7)));
     let later = Replica::start_with_clock(&bed, &scene.installation, clock).await?;
     later
         .open(&csr_signer("foo", &scene.name, &scene.ca.root_pem()))
         .await?;
-    let follower = sweep(&later, false);
     wait::until("both to know all objects", PATIENCE, async || {
         ensure!(
             now.metrics()
@@ -131,8 +127,7 @@ async fn what_a_cancelled_request_leaves_is_swept_after_its_end_and_not_before()
     .await?;
     assert_eq!(scene.installation.csrs(&bed).await?.len(), 3);
 
-    // Becoming the leader wakes it.
-    follower.leader.send(true)?;
+    let later_sweeping = sweep(&later);
     wait::until("the sweep", PATIENCE, async || {
         let mut left: Vec<_> = scene
             .installation
@@ -150,7 +145,7 @@ async fn what_a_cancelled_request_leaves_is_swept_after_its_end_and_not_before()
     .await?;
     assert_eq!(later.metric("object_removals_total{outcome=\"swept\"}"), 1);
     assert_eq!(now.metric("object_removals_total{outcome=\"swept\"}"), 0);
-    drop(sweeping);
+    drop((sweeping, later_sweeping));
     csrs.delete(&kept_name, &DeleteParams::default()).await?;
     csrs.delete(&stranger.name_any(), &DeleteParams::default()).await?;
     bed.finish().await
@@ -180,7 +175,7 @@ async fn certificate_requests_are_swept_too() -> Result {
     let clock = Arc::new(Later(Duration::from_mins(7)));
     let later = Replica::start_with_clock(&bed, &installation, clock).await?;
     later.open(&spec).await?;
-    let _sweeping = sweep(&later, true);
+    let _sweeping = sweep(&later);
     wait::until("the sweep", PATIENCE, async || {
         let left = installation.certificate_requests(&bed, &namespace).await?;
         ensure!(left.is_empty(), "{left:?}");
@@ -227,7 +222,7 @@ async fn a_replica_that_dies_in_a_burst_leaves_nothing_after_the_end() -> Result
     later
         .open(&csr_signer("foo", &scene.name, &scene.ca.root_pem()))
         .await?;
-    let _sweeping = sweep(&later, true);
+    let _sweeping = sweep(&later);
     wait::until("the sweep", PATIENCE, async || {
         let left = scene.installation.csrs(&bed).await?;
         ensure!(left.is_empty(), "{} left", left.len());

@@ -137,6 +137,7 @@ pub async fn bind_with(config: Config, fittings: Fittings) -> anyhow::Result<Bou
             desk: &desk,
             registry,
             metrics: &boot.metrics,
+            in_flight: config.limits.in_flight,
             files: &boot.files,
             clock: &boot.clock,
             readiness: &boot.readiness,

@@ -63,7 +63,7 @@ impl Place {
             ..host
         };
         if let Some(backends) = host.backends.clone() {
-            let janitor = Janitor::new(backends, Arc::clone(&boot.clock), replicas.leading.clone());
+            let janitor = Janitor::new(backends, Arc::clone(&boot.clock));
             boot.supervisor.spawn("janitor", janitor.run(host.stop.clone()));
         }
         Ok(Self { host, home, replicas })

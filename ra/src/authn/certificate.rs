@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use super::caller::{Caller, CertificateProof, Proof};
 use super::clusters::Clusters;
 use crate::desk::{Closed, Desk};
+use crate::trust::NoRoots;
 
 /// Why a client certificate is refused.
 #[derive(Debug, Error)]
@@ -30,6 +31,9 @@ pub enum CertificateError {
     /// There is no policy that could say whose it is.
     #[error(transparent)]
     Closed(#[from] Closed),
+    /// It ends in no root that is known, and those of a signer are still to come.
+    #[error("it ends in no root that is known so far: {0}")]
+    Unread(NoRoots),
     /// There is nothing that it could end in.
     #[error("there are no signers")]
     NoSigners,
@@ -68,11 +72,18 @@ impl Certificates {
     ) -> Result<Caller, CertificateError> {
         let chain = Chain::from_ders(presented).map_err(CertificateError::Chain)?;
         let desk = Arc::clone(&self.desk.borrow());
+        let open = desk.open()?;
         let now = self.clock.now();
-        let (mut id, mut signers, mut refused) = (None, Vec::new(), None);
+        let (mut id, mut signers, mut refused, mut unread) = (None, Vec::new(), None, None);
         for (name, running) in desk.signers().iter() {
             // A signer whose roots are not known vouches for nobody.
-            let Ok(roots) = running.trust().current() else { continue };
+            let roots = match running.trust().current() {
+                Ok(roots) => roots,
+                Err(error) => {
+                    unread = unread.or(error.is_passing().then_some(error));
+                    continue;
+                }
+            };
             match verify_presented(&chain, roots.bundle(), now) {
                 Ok(seen) => {
                     id = Some(seen);
@@ -82,9 +93,16 @@ impl Certificates {
             }
         }
         let Some(id) = id else {
-            return Err(refused.map_or(CertificateError::NoSigners, CertificateError::Refused));
+            return Err(match (refused, unread) {
+                // It may be of the signer whose roots are still to come.
+                (None | Some(SvidError::ForeignRoot | SvidError::IncompleteChain(_)), Some(unread)) => {
+                    CertificateError::Unread(unread)
+                }
+                (Some(error), _) => CertificateError::Refused(error),
+                (None, None) => CertificateError::NoSigners,
+            });
         };
-        let ours = desk.open()?.policy.trust_domain();
+        let ours = open.policy.trust_domain();
         if id.trust_domain() != ours {
             return Err(CertificateError::TrustDomain {
                 seen: id.to_string(),
@@ -119,9 +137,20 @@ impl CertificateError {
             Self::Chain(_) => "certificate_damaged",
             Self::Refused(_) => "certificate_refused",
             Self::Closed(_) => "no_policy",
+            Self::Unread(error) => error.reason(),
             Self::NoSigners => "certificate_no_signers",
             Self::TrustDomain { .. } => "certificate_trust_domain",
             Self::AccountGone(_) => "certificate_account_gone",
+        }
+    }
+
+    /// Whether nobody can tell now whether the certificate is good.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Self::Closed(_) | Self::Unread(_) => true,
+            Self::Chain(_) | Self::Refused(_) | Self::NoSigners | Self::TrustDomain { .. } | Self::AccountGone(_) => {
+                false
+            }
         }
     }
 }
@@ -135,19 +164,65 @@ mod tests {
     use ensign_pki::{KeyType, PrivateKey, SystemClock};
     use ensign_testkit::TestCa;
     use ensign_testkit::ca::Leaf;
+    use futures::future::BoxFuture;
+    use parking_lot::Mutex;
     use prometheus_client::registry::Registry;
     use rustls_pki_types::pem::PemObject as _;
+    use test_case::test_case;
 
     use super::*;
-    use crate::authn::testing::{clusters, live};
-    use crate::desk::{self, DeskParts, PolicySources};
+    use crate::authn::clusters::Remotes;
+    use crate::authn::error::AuthnError;
+    use crate::authn::testing::{clusters, clusters_with, live};
+    use crate::desk::{self, DeskParts, OpenSigners, PolicySources};
     use crate::kubernetes::WatchState;
     use crate::mesh::MeshMetrics;
     use crate::metrics::Metrics;
-    use crate::signer::Host;
+    use crate::policy::Policy;
+    use crate::signer::{Host, Issuance, Issued, Running, Signer, SignerError, Signers};
+    use crate::trust::{Roots, RootsSource, Trust};
+
+    /// A signer whose roots are what a test says.
+    #[derive(Debug)]
+    struct Told(Mutex<Result<Arc<Roots>, NoRoots>>);
+
+    #[derive(Debug)]
+    struct Opener(Arc<Told>);
+
+    impl RootsSource for Told {
+        fn roots(&self) -> Result<Arc<Roots>, NoRoots> {
+            self.0.lock().clone()
+        }
+    }
+
+    impl Signer for Told {
+        fn sign(&self, _: Issuance) -> BoxFuture<'_, Result<Issued, SignerError>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    impl OpenSigners for Opener {
+        fn open<'a>(&'a self, policy: &'a Policy, _: &'a Signers) -> BoxFuture<'a, anyhow::Result<Signers>> {
+            let signer: Arc<dyn Signer> = Arc::<Told>::clone(&self.0);
+            let trust = Trust::new(Arc::<Told>::clone(&self.0));
+            let running = policy
+                .signers()
+                .map(|spec| Running::new(spec.clone(), Arc::clone(&signer), trust.clone()));
+            let running = running.collect();
+            Box::pin(async move { Ok(running) })
+        }
+    }
 
     /// A desk with one signer, whose CA this is.
     async fn desk_of(ca: &TestCa, supervisor: &mut Supervisor) -> watch::Receiver<Arc<Desk>> {
+        desk_with(ca, Arc::new(Host::alone(SystemClock::shared())), supervisor).await
+    }
+
+    async fn desk_with(
+        ca: &TestCa,
+        signers: Arc<dyn OpenSigners>,
+        supervisor: &mut Supervisor,
+    ) -> watch::Receiver<Arc<Desk>> {
         let folder = tempfile::tempdir().unwrap();
         ca.write_to(folder.path()).unwrap();
         let text = format!(
@@ -156,7 +231,7 @@ mod tests {
         );
         let mut registry = Registry::default();
         let parts = DeskParts {
-            signers: Arc::new(Host::alone(SystemClock::shared())),
+            signers,
             metrics: Metrics::register(&mut registry),
             mesh_metrics: MeshMetrics::register(&mut registry),
             files: WatchMetrics::register(&mut registry),
@@ -204,5 +279,74 @@ mod tests {
         assert_eq!(judge(), gone);
         in_primary.watch_is(WatchState::Starting);
         assert_eq!(judge(), good);
+    }
+
+    #[tokio::test]
+    async fn an_account_is_not_gone_while_a_cluster_is_on_its_way() {
+        let ca = TestCa::new("foo");
+        let mut supervisor = Supervisor::new();
+        let certificates = Certificates::new(desk_of(&ca, &mut supervisor).await, SystemClock::shared());
+        let chain = chain(&ca);
+        let judge = |remotes: Remotes| {
+            let (primary, _in_primary) = live("primary");
+            let clusters = clusters_with(primary, remotes);
+            certificates
+                .judge(&chain, &clusters)
+                .map_err(|error| error.reason())
+                .map(|_| ())
+        };
+        assert_eq!(judge(Remotes::none()), Err("certificate_account_gone"));
+        assert_eq!(judge(Remotes::none().and_connecting("far", "no route")), Ok(()));
+        assert_eq!(judge(Remotes::none().not_listed()), Ok(()));
+        assert_eq!(
+            judge(Remotes::none().and_refused("far", "no kubeconfig")),
+            Err("certificate_account_gone")
+        );
+    }
+
+    #[test_case(Err(NoRoots::NotYet { place: "x".to_owned() }), "roots_not_yet", true; "they are still to come")]
+    #[test_case(Err(NoRoots::Undiscovered), "roots_undiscovered", true; "nobody has named them yet")]
+    #[test_case(Err(NoRoots::Gone { place: "x".to_owned() }), "certificate_no_signers", false; "they were taken away")]
+    #[test_case(Ok("other"), "certificate_refused", false; "they are another's")]
+    #[tokio::test]
+    async fn a_certificate_is_not_refused_for_roots_that_are_still_to_come(
+        roots: Result<&str, NoRoots>,
+        reason: &str,
+        passes: bool,
+    ) {
+        let ca = TestCa::new("foo");
+        let roots = roots.map(|name| Arc::new(Roots::parse(&TestCa::new(name).root_pem()).unwrap()));
+        let mut supervisor = Supervisor::new();
+        let opener = Opener(Arc::new(Told(Mutex::new(roots))));
+        let desk = desk_with(&ca, Arc::new(opener), &mut supervisor).await;
+        let (clusters, _) = clusters(live("primary").0, &[]);
+        let certificates = Certificates::new(desk, SystemClock::shared());
+        let certificate = certificates.judge(&chain(&ca), &clusters).unwrap_err();
+        for token in [AuthnError::NoToken, AuthnError::NotBearer] {
+            let token = Box::new(token);
+            let error = AuthnError::Certificate {
+                token,
+                certificate: certificates.judge(&chain(&ca), &clusters).unwrap_err(),
+            };
+            assert_eq!(error.is_passing(), passes);
+        }
+        let error = AuthnError::Certificate {
+            token: Box::new(AuthnError::NoToken),
+            certificate,
+        };
+        assert_eq!(error.reason(), reason);
+    }
+
+    #[tokio::test]
+    async fn without_a_policy_nobody_can_tell() {
+        let desk = watch::channel(Arc::new(Desk::closed("it is still to come"))).1;
+        let (clusters, _) = clusters(live("primary").0, &[]);
+        let certificates = Certificates::new(desk, SystemClock::shared());
+        let certificate = certificates.judge(&chain(&TestCa::new("foo")), &clusters).unwrap_err();
+        let error = AuthnError::Certificate {
+            token: Box::new(AuthnError::NotBearer),
+            certificate,
+        };
+        assert_eq!((error.reason(), error.is_passing()), ("no_policy", true));
     }
 }

@@ -66,6 +66,11 @@ pub enum AuthnError {
         /// What is missing, in full.
         why: String,
     },
+    /// Too many wait for the word of this cluster already.
+    #[error(
+        "the token cannot be judged now, the API server of cluster {0:?} does not answer and as many wait for it as may: a quarter of --max-in-flight, half for all such clusters together"
+    )]
+    Crowded(String),
     /// There is a certificate and no token, or a token that did not do, and the certificate is refused too.
     #[error("{token}; and the client certificate is refused: {certificate}")]
     Certificate {
@@ -93,8 +98,10 @@ impl AuthnError {
             Self::ManyClusters(_) => "many_clusters",
             Self::ClusterRefused { .. } => "cluster_refused",
             Self::Away { reason, .. } => reason,
+            Self::Crowded(_) => "crowded",
             Self::Certificate { token, certificate } => match **token {
                 Self::NoToken => certificate.reason(),
+                _ if certificate.is_passing() && !token.is_passing() => certificate.reason(),
                 _ => token.reason(),
             },
         }
@@ -103,8 +110,8 @@ impl AuthnError {
     /// Whether the same call may be let in without anybody changing anything: the server was away, not the token bad.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Away { .. } => true,
-            Self::Certificate { token, .. } => token.is_passing(),
+            Self::Away { .. } | Self::Crowded(_) => true,
+            Self::Certificate { token, certificate } => token.is_passing() || certificate.is_passing(),
             Self::NoToken
             | Self::ManyTokens(_)
             | Self::NotBearer
@@ -115,6 +122,24 @@ impl AuthnError {
             | Self::Cluster { .. }
             | Self::ManyClusters(_)
             | Self::ClusterRefused { .. } => false,
+        }
+    }
+    /// Whether it was told at once because too many wait.
+    pub fn is_crowded(&self) -> bool {
+        match self {
+            Self::Crowded(_) => true,
+            Self::Certificate { token, .. } => token.is_crowded(),
+            Self::NoToken
+            | Self::ManyTokens(_)
+            | Self::NotBearer
+            | Self::Token(_)
+            | Self::Claims(_)
+            | Self::Review(_)
+            | Self::Live(_)
+            | Self::Cluster { .. }
+            | Self::ManyClusters(_)
+            | Self::ClusterRefused { .. }
+            | Self::Away { .. } => false,
         }
     }
 }

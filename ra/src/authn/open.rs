@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::certificate::Certificates;
 use super::claims::Expectations;
-use super::clusters::{self, Clusters, Judge, Member, OpenMember, RemoteConfig};
+use super::clusters::{self, Clusters, Crowds, Judge, Member, OpenMember, RemoteConfig, Remotes};
 use super::informer::Informer;
 use super::live::{Live, Surroundings};
 use super::metrics::AuthnMetrics;
@@ -46,6 +46,8 @@ pub struct Host<'a> {
     pub registry: &'a mut Registry,
     /// Counts reloads.
     pub metrics: &'a Metrics,
+    /// How many requests are authenticated at once.
+    pub in_flight: usize,
     /// Counts files that could not be loaded.
     pub files: &'a WatchMetrics,
     /// Tells the time.
@@ -84,6 +86,7 @@ struct Maker {
     cache: CacheConfig,
     informer: bool,
     follows_pods: bool,
+    crowds: Crowds,
     surroundings: Surroundings,
 }
 
@@ -100,6 +103,7 @@ pub async fn open(config: AuthnConfig, host: Host<'_>) -> Result<Opened, OpenErr
         cache: config.cache,
         informer: matches!(config.mode, Mode::Informer { .. }),
         follows_pods: !config.trusted_node_accounts.is_empty(),
+        crowds: Crowds::of(host.in_flight),
         surroundings: surroundings.clone(),
     };
     let id: Arc<str> = config.cluster_id.as_str().into();
@@ -125,7 +129,7 @@ pub async fn open(config: AuthnConfig, host: Host<'_>) -> Result<Opened, OpenErr
             stop: host.stop.clone(),
         })
     } else {
-        watch::channel(Arc::default()).1
+        watch::channel(Arc::new(Remotes::none())).1
     };
     let clusters = Clusters::new(local, config.cluster_aliases, remotes);
     let certificates = config
@@ -171,7 +175,7 @@ impl Maker {
                     (true, None) => return Err(OpenError::NoKubernetes("--ca-trusted-node-accounts")),
                     (true, Some(client)) => Some(Live::open(client, id, false, &self.surroundings, host.stop)),
                 };
-                return Ok(Member::new(Arc::clone(id), Judge::Offline(offline), live));
+                return Ok(Member::new(Arc::clone(id), Judge::Offline(offline), live, &self.crowds));
             }
             Mode::TokenReview => None,
             Mode::Informer { issuer } => issuer.clone(),
@@ -204,6 +208,6 @@ impl Maker {
             ))),
             _ => Judge::Review(Box::new(reviewer)),
         };
-        Member::new(Arc::clone(id), judge, live)
+        Member::new(Arc::clone(id), judge, live, &self.crowds)
     }
 }

@@ -5,13 +5,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ensign_pki::Clock;
 use ensign_testkit::tokens::{self, AUDIENCE, Claims, ISSUER, TokenMint};
+use futures::FutureExt as _;
 use test_case::test_case;
 use tokio::sync::watch;
 use tonic::metadata::MetadataValue;
 
-use super::clusters::{Judge, Member, Remotes};
+use super::clusters::{Crowds, Judge, Member, Remotes};
 use super::offline::Offline;
+use super::review::Reviewer;
 use super::*;
+use crate::kubernetes::testing;
 
 const NOW: u64 = 1_800_000_000;
 
@@ -38,13 +41,23 @@ fn keys_of(issuer: &TokenMint) -> Jwks {
 
 /// By a JWKS file that holds the keys of `issuer`, in a cluster with a remote one that knows no token.
 fn authenticator(issuer: &TokenMint) -> (Authenticator, watch::Sender<Arc<Jwks>>) {
-    let expected = Arc::new(Expectations {
+    authenticator_with(issuer, |remotes| remotes)
+}
+
+fn expected() -> Arc<Expectations> {
+    Arc::new(Expectations {
         audiences: vec![AUDIENCE.to_owned()],
         leeway: Duration::from_secs(10),
-    });
+    })
+}
+
+fn authenticator_with(
+    issuer: &TokenMint,
+    change: impl FnOnce(Remotes) -> Remotes,
+) -> (Authenticator, watch::Sender<Arc<Jwks>>) {
     let member = |id: &str, jwks| {
-        let offline = Offline::new(jwks, ISSUER.to_owned(), Arc::clone(&expected), Arc::new(At(now())));
-        Member::new(id.into(), Judge::Offline(offline), None)
+        let offline = Offline::new(jwks, ISSUER.to_owned(), expected(), Arc::new(At(now())));
+        Member::new(id.into(), Judge::Offline(offline), None, &Crowds::of(4))
     };
     let (sender, jwks) = watch::channel(Arc::new(keys_of(issuer)));
     let no_keys = watch::channel(Arc::new(Jwks::default())).1;
@@ -57,7 +70,7 @@ fn authenticator(issuer: &TokenMint) -> (Authenticator, watch::Sender<Arc<Jwks>>
         clusters: Clusters::new(
             member("Kubernetes", jwks),
             aliases.into(),
-            watch::channel(Arc::new(remotes)).1,
+            watch::channel(Arc::new(change(remotes))).1,
         ),
         certificates: None,
         patience: Duration::from_secs(1),
@@ -134,6 +147,64 @@ async fn a_cluster_that_is_away_is_no_bad_token() {
     assert!(verdict(&pairs).await.unwrap_err().is_passing());
     pairs[1].1 = "broken";
     assert!(!verdict(&pairs).await.unwrap_err().is_passing());
+}
+
+#[tokio::test]
+async fn no_cluster_is_unknown_before_all_are_listed() {
+    let issuer = TokenMint::es256("a");
+    let (authenticator, _keys) = authenticator_with(&issuer, Remotes::not_listed);
+    let token = format!("Bearer {}", issuer.mint(&claims()));
+    let said = async |cluster| {
+        let call = metadata(&[("authorization", &token), ("clusterid", cluster)]);
+        let outcome = authenticator.authenticate(&call, None, None).await;
+        outcome.map_or_else(|error| (error.reason(), error.is_passing()), |_| ("let in", false))
+    };
+    assert_eq!(said("other").await, ("clusters_not_listed", true));
+    assert_eq!(said("nowhere").await, ("clusters_not_listed", true));
+    assert_eq!(said("remote").await, ("token_kid_unknown", false));
+    assert_eq!(said("alias").await, ("let in", false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_remote_server_that_is_silent_keeps_a_quarter_of_the_places_and_the_others_are_told() {
+    let issuer = TokenMint::es256("a");
+    let (client, _asked) = testing::client(|_, _| futures::future::pending().boxed());
+    let cache = CacheConfig {
+        good: Duration::ZERO,
+        bad: Duration::ZERO,
+        entries: 2,
+    };
+    let clock = Arc::new(At(now()));
+    let reviewer = Reviewer::new(client, "far".into(), expected(), cache, clock, AuthnMetrics::default());
+    let member = Member::new("far".into(), Judge::Review(Box::new(reviewer)), None, &Crowds::of(8));
+    let far = Remotes::connected([("far".to_owned(), member)]);
+    let (mut authenticator, _keys) = authenticator_with(&issuer, |_| far);
+    authenticator.patience = Duration::from_secs(10);
+    let token = format!("Bearer {}", issuer.mint(&claims()));
+    let call = |cluster| metadata(&[("authorization", &token), ("clusterid", cluster)]);
+    let began = Instant::now();
+    let ends = futures::future::join_all((0..8).map(|_| async {
+        let error = authenticator.authenticate(&call("far"), None, None).await.unwrap_err();
+        assert!(error.is_passing(), "{error}");
+        (error.reason(), began.elapsed().as_secs())
+    }));
+    let ends = ends.await;
+    let of = |reason| {
+        ends.iter()
+            .filter(|(said, _)| *said == reason)
+            .map(|(_, after)| *after)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (of("crowded").len(), of("review_timeout")),
+        (6, vec![10, 10]),
+        "{ends:?}"
+    );
+    assert!(of("crowded").iter().all(|&after| after < 5), "{ends:?}");
+    authenticator
+        .authenticate(&call("Kubernetes"), None, None)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

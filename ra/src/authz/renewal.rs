@@ -14,9 +14,9 @@ use crate::signer::SignerName;
 #[derive(Debug, Error)]
 pub enum GrantError {
     /// A certificate renews with its own signer only.
-    #[error("the caller's certificate is of signer {own}, it asks for {asked}")]
+    #[error("the caller's certificate is of signer {own}, the request is for {asked}")]
     OtherSigner {
-        /// Whom it asked for.
+        /// Whom it asked for, or who would sign.
         asked: String,
         /// Whose its certificate is.
         own: String,
@@ -42,9 +42,17 @@ fn renewal(policy: &Policy, certificate: &CertificateProof, wish: Wish<'_>) -> R
             own: own.join(" or "),
         }
     };
+    // A rule may ignore a wish (`ignoreCertSigner`), so what counts is always who would sign.
+    let with_own = |grant: Grant| {
+        if certificate.signers.contains(&grant.signer) {
+            Ok(grant)
+        } else {
+            Err(other(grant.signer.as_str()))
+        }
+    };
     if let Some(asked) = wish.signer {
         if certificate.signers.contains(asked) {
-            return Ok(policy.grant(wish)?);
+            return with_own(policy.grant(wish)?);
         }
         return Err(other(asked.as_str()));
     }
@@ -57,12 +65,13 @@ fn renewal(policy: &Policy, certificate: &CertificateProof, wish: Wish<'_>) -> R
     // Else whose it is, where the policy allows that.
     let mut refused = other("none");
     for signer in &certificate.signers {
-        match policy.grant(Wish {
+        let wish = Wish {
             signer: Some(signer),
             ..wish
-        }) {
+        };
+        match policy.grant(wish).map_err(GrantError::from).and_then(with_own) {
             Ok(grant) => return Ok(grant),
-            Err(denial) => refused = denial.into(),
+            Err(error) => refused = error,
         }
     }
     Err(refused)

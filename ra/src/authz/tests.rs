@@ -321,6 +321,11 @@ rules:
 - namespace: ambiguous
   serviceAccounts: [a]
   signers: [foo, bar]
+- namespace: fixed
+  serviceAccounts: [a]
+  signers: [foo]
+  default: foo
+  ignoreCertSigner: true
 ";
 
 #[test_case(&["foo"], "foo", None, Ok("foo"); "renews with its own")]
@@ -334,6 +339,9 @@ rules:
 #[test_case(&["foo2", "foo"], "foo", Some("foo2"), Ok("foo2"); "of two that share a root the wish")]
 #[test_case(&["bar"], "ambiguous", None, Ok("bar"); "its own where there is no default")]
 #[test_case(&["foo2"], "ambiguous", None, Err("signer_not_allowed"); "not its own where there is no default")]
+#[test_case(&["foo"], "fixed", Some("foo"), Ok("foo"); "its own where wishes do not count")]
+#[test_case(&["bar"], "fixed", Some("bar"), Err("certificate_of_other_signer"); "asks for its own where wishes do not count, and another would sign")]
+#[test_case(&["bar"], "fixed", None, Err("certificate_of_other_signer"); "asks for none where wishes do not count, and another would sign")]
 #[test_case(&["foo"], "nowhere", None, Err("no_rule"); "an identity without a rule")]
 #[test_case(&[], "foo", None, Err("certificate_of_other_signer"); "a certificate of nobody")]
 fn a_certificate_renews_with_its_own_signer_only(

@@ -23,7 +23,7 @@ pub(super) struct LimitsArgs {
     )]
     max_in_flight_per_caller: String,
     /// Size of the largest request
-    #[arg(long, env = "ENSIGN_RA_MAX_MESSAGE_BYTES", default_value = "65536", value_name = "N")]
+    #[arg(long, env = "ENSIGN_RA_MAX_MESSAGE_BYTES", default_value = "16384", value_name = "N")]
     max_message_bytes: String,
     /// Connections at once; later ones wait to be accepted
     #[arg(long, env = "ENSIGN_RA_MAX_CONNECTIONS", default_value = "10000", value_name = "N")]

@@ -83,7 +83,7 @@ pub struct DeskParts {
 // === impl Desk ===
 
 impl Desk {
-    fn closed(why: &str) -> Self {
+    pub(crate) fn closed(why: &str) -> Self {
         Self(Err(Closed(why.to_owned())))
     }
 

@@ -3,8 +3,9 @@
 //! Owns the two ways to it. With cert-manager a `Certificate` object, as istio-csr's: cert-manager makes key and Secret, and
 //! the issuer follows the one that signs for workloads ([`certificate`]). With a Kubernetes signer the RA makes the
 //! key, has it signed like a workload's and checked like one, and writes the Secret itself ([`secret`]). Promises that
-//! only the leader writes, that nothing that istiod may still use is ever deleted, and that an object which
-//! somebody else made is left alone and named. Its roots are distributed by [`crate::distribution`].
+//! only the leader writes, that nothing that istiod may still use is ever deleted, and that a Secret which
+//! somebody else made is left alone and named. A Certificate of that name is taken over, because istio-csr's has it: the
+//! one that this replaces. Its roots are distributed by [`crate::distribution`].
 
 mod certificate;
 mod metrics;

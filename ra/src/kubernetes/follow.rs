@@ -290,13 +290,16 @@ impl Default for Backoff {
 impl Backoff {
     /// Waits, jittered so that replicas do not come back together; longer each time, or as long as the server asks.
     async fn wait(&mut self, error: Option<&ApiError>) {
+        sleep(self.next(error)).await;
+    }
+
+    fn next(&mut self, error: Option<&ApiError>) -> Duration {
         let jittered = self.0.mul_f64(fastrand::f64() + 0.5);
-        let pause = match error {
-            Some(ApiError::Throttled { retry_after, .. }) => jittered.max(*retry_after),
-            _ => jittered,
-        };
         self.0 = (self.0 * 2).min(BACKOFF_MAX);
-        sleep(pause).await;
+        match error {
+            Some(ApiError::Throttled { retry_after, .. }) => jittered.max((*retry_after).min(RETRY_AFTER_MAX)),
+            _ => jittered,
+        }
     }
 }
 
@@ -351,6 +354,8 @@ impl Watched {
 const BACKOFF_FIRST: Duration = Duration::from_millis(200);
 /// A server that was restarted is found again within this time.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// A server, or a proxy before it, that is wrong about its own future must not leave us blind for hours.
+const RETRY_AFTER_MAX: Duration = Duration::from_mins(1);
 /// A stream that lived so long worked.
 const STEADY: Duration = Duration::from_secs(5);
 /// Seconds for which a stream is asked for: below the 300 s after which proxies on the way may cut it.
@@ -446,6 +451,17 @@ mod tests {
         let status = serde_json::json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
             "message": "no", "reason": "x", "code": code});
         Says(Some(status.to_string().into()), false)
+    }
+
+    #[test]
+    fn a_servers_word_to_come_back_is_kept_to_and_bounded() {
+        let after = |retry_after| {
+            let message = "later".to_owned();
+            Backoff::default().next(Some(&ApiError::Throttled { retry_after, message }))
+        };
+        assert_eq!(after(Duration::from_secs(7)), Duration::from_secs(7));
+        assert_eq!(after(Duration::from_secs(u64::MAX)), RETRY_AFTER_MAX);
+        assert!(after(Duration::ZERO) >= BACKOFF_FIRST / 2);
     }
 
     #[tokio::test(start_paused = true)]

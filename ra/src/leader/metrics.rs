@@ -33,7 +33,7 @@ impl LeaderMetrics {
         let own = registry.sub_registry_with_prefix("ensign_ra");
         own.register(
             "leader",
-            "1 while this replica leads (distribution, istiod's certificate, janitor); signing needs no leader",
+            "1 while this replica leads (distribution, istiod's certificate); signing needs no leader",
             metrics.leads.clone(),
         );
         own.register(

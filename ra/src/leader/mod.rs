@@ -3,7 +3,7 @@
 //! Owns the election by Lease ([`elect`]) and the count of live replicas ([`count_replicas`]). Promises that at most
 //! one replica leads at a time as far as clocks that run at one speed can tell, that a leader that stops gives the
 //! Lease back, and that a leader that cannot renew steps down before anybody else may take over. Leading is needed for
-//! distribution, istiod's certificate and the janitor; nothing that a request needs, nor readiness, depends on it.
+//! distribution and istiod's certificate; nothing that a request needs, nor readiness, depends on it.
 //!
 //! The protocol is client-go's, field by field, so that istio-csr and this RA can share a Lease while one replaces the
 //! other. It is written here because the libraries for kube 5 would not do: one keeps telling its owner that it leads

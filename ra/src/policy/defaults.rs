@@ -53,7 +53,7 @@ impl Defaults {
                 DefaultSource::ProxyMetadata => ChosenBy::ProxyMetadata,
             };
             Some(DefaultSigner {
-                signer: default.signer.chars().take(80).collect(),
+                signer: default.signer.to_owned(),
                 by,
                 place: default.by.to_string(),
             })
@@ -67,6 +67,20 @@ impl Defaults {
         };
         // "No name" ends the search for names, and is answered as a request without one always is.
         said.filter(|default| !default.signer.is_empty()).or_else(k8s_signer)
+    }
+}
+
+// === impl DefaultSigner ===
+
+impl DefaultSigner {
+    /// Its name for a text. Whoever may write a ProxyConfig writes what it likes, and no log is filled with that.
+    pub(super) fn shown(&self) -> String {
+        const MOST: usize = 80;
+        let mut shown: String = self.signer.chars().take(MOST).collect();
+        if shown.len() < self.signer.len() {
+            shown.push('…');
+        }
+        shown
     }
 }
 

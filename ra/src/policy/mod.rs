@@ -186,7 +186,7 @@ impl Policy {
                 match rule.allowed.iter().find(|name| name.as_str() == default.signer) {
                     Some(name) => Ok((name.clone(), default.by)),
                     None => Err(Denial::DefaultNotAllowed {
-                        signer: default.signer,
+                        signer: default.shown(),
                         place: default.place,
                         namespace: namespace.to_owned(),
                         service_account: service_account.to_owned(),
@@ -228,7 +228,7 @@ impl Policy {
         match all.find(|name| name.as_str() == default.signer) {
             Some(name) => Ok((name.clone(), default.by)),
             None => Err(Denial::UnknownDefault {
-                signer: default.signer,
+                signer: default.shown(),
                 place: default.place,
                 namespace: wish.namespace.to_owned(),
             }),

@@ -135,6 +135,26 @@ pub struct LocalSpec {
     pub self_signed: bool,
 }
 
+// === impl SignerSpec ===
+
+impl SignerSpec {
+    /// Whether it asks the same backend in the same way, whatever its roots are.
+    pub fn asks_like(&self, other: &Self) -> bool {
+        self.without_roots() == other.without_roots()
+    }
+
+    fn without_roots(&self) -> Self {
+        let mut bare = self.clone();
+        bare.roots = None;
+        match &mut bare.backend {
+            Backend::Local(_) => {}
+            Backend::KubernetesCsr(csr) => csr.roots = RootsSpec::Discover,
+            Backend::CertManager(cert_manager) => cert_manager.roots = RootsSpec::Discover,
+        }
+        bare
+    }
+}
+
 // === impl Backend ===
 
 impl Backend {

@@ -80,6 +80,14 @@ pub enum SignerError {
         /// What is missing and what to do.
         detail: String,
     },
+    /// Each name that the request may have is taken by somebody else's object. Other requests have other names.
+    #[error("the request to signer {signer} finds no free name: {detail}")]
+    NamesTaken {
+        /// Name of the signer.
+        signer: SignerName,
+        /// Which names.
+        detail: String,
+    },
     /// What it calls a certificate is none.
     #[error("the answer of signer {signer} cannot be read: {detail}")]
     Unreadable {
@@ -105,6 +113,7 @@ impl SignerError {
             Self::NotReady { .. } => "not_ready",
             Self::TimedOut { .. } => "timed_out",
             Self::Unavailable { .. } => "unavailable",
+            Self::NamesTaken { .. } => "names_taken",
             Self::Unreadable { .. } => "unreadable_answer",
         }
     }
@@ -115,7 +124,9 @@ impl SignerError {
         match self {
             Self::ApprovalDenied { .. } => Code::PermissionDenied,
             Self::Denied { .. } | Self::Failed { .. } => Code::FailedPrecondition,
-            Self::Gone { .. } | Self::NotReady { .. } | Self::Unavailable { .. } => Code::Unavailable,
+            Self::Gone { .. } | Self::NotReady { .. } | Self::Unavailable { .. } | Self::NamesTaken { .. } => {
+                Code::Unavailable
+            }
             Self::NotApproved { .. } | Self::NotIssued { .. } | Self::TimedOut { .. } => Code::DeadlineExceeded,
             Self::Unreadable { .. } => Code::Internal,
         }
@@ -126,7 +137,8 @@ impl SignerError {
     /// A request without an answer is no sign that the signer is away: it may wait for a person, or belong to a CA that
     /// takes longer than a request may. Several of those at once are its usual state, and to stop asking would keep out
     /// the retries that fetch what was signed meanwhile. A backend that does not answer a call of the signer's own is
-    /// [`SignerError::Unavailable`]. One that is not ready was not asked, which costs nothing, and a watch tells at once when it is.
+    /// [`SignerError::Unavailable`]. One that is not ready was not asked, which costs nothing, and a watch tells at once when it is. Nor was it
+    /// asked by a request whose names are all taken, whoever took them: nobody may stop a signer for all with objects.
     pub fn outcome(&self) -> Option<Outcome> {
         match self {
             Self::ApprovalDenied { .. }
@@ -134,7 +146,11 @@ impl SignerError {
             | Self::Failed { .. }
             | Self::Gone { .. }
             | Self::Unreadable { .. } => Some(Outcome::Answered),
-            Self::NotApproved { .. } | Self::NotIssued { .. } | Self::NotReady { .. } | Self::TimedOut { .. } => None,
+            Self::NotApproved { .. }
+            | Self::NotIssued { .. }
+            | Self::NotReady { .. }
+            | Self::TimedOut { .. }
+            | Self::NamesTaken { .. } => None,
             Self::Unavailable { detail, .. } => Some(Outcome::Away(detail.clone())),
         }
     }

@@ -72,7 +72,7 @@ pub struct Issuance {
     pub id: SpiffeId,
     /// How long the leaf should live from now on; the policy has clamped it already.
     pub ttl: Duration,
-    /// For whom this is. For the record of the backend, never a reason to sign.
+    /// Who asked. For the record of the backend, never a reason to sign.
     pub originator: Originator,
     /// The same for each retry of the same request, so that a retry finds its own object.
     pub idempotency_key: IdempotencyKey,
@@ -82,12 +82,13 @@ pub struct Issuance {
     pub deadline: Instant,
 }
 
-/// The workload behind a request, as far as authentication could tell.
+/// Who asked, as far as authentication could tell: the workload itself, or a node proxy on its behalf. Then [`Issuance::id`]
+/// is another's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Originator {
-    /// Namespace of the workload.
+    /// Its namespace.
     pub namespace: String,
-    /// Service account of the workload.
+    /// Its service account.
     pub service_account: String,
     /// The pod, where the token is bound to one.
     pub pod: Option<Pod>,

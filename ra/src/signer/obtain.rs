@@ -94,7 +94,11 @@ impl ObtainError {
     pub fn is_resumable(&self) -> bool {
         match self {
             Self::Signer(
-                SignerError::NotReady { .. } | SignerError::TimedOut { .. } | SignerError::Unavailable { .. },
+                SignerError::NotApproved { .. }
+                | SignerError::NotIssued { .. }
+                | SignerError::NotReady { .. }
+                | SignerError::TimedOut { .. }
+                | SignerError::Unavailable { .. },
             ) => true,
             Self::Signer(_) | Self::Chain { .. } | Self::Answer { .. } | Self::NoRoots { .. } => false,
         }
@@ -169,3 +173,24 @@ fn discover(discovery: &Discovery, ca: Option<&[u8]>, chain: &IssuedChain, now: 
 
 /// For a signer that names no deadline.
 const PATIENCE: Duration = Duration::from_mins(1);
+
+#[cfg(test)]
+mod tests {
+    use test_case::test_case;
+
+    use super::*;
+
+    #[test_case(|signer, detail| SignerError::NotApproved { signer, detail }, true; "somebody may still approve it")]
+    #[test_case(|signer, detail| SignerError::NotIssued { signer, detail }, true; "the signer may still issue it")]
+    #[test_case(|signer, detail| SignerError::TimedOut { signer, detail }, true; "the answer may be there")]
+    #[test_case(|signer, detail| SignerError::NotReady { signer, detail }, true; "nothing was asked yet")]
+    #[test_case(|signer, detail| SignerError::Unavailable { signer, detail }, true; "it may have been taken")]
+    #[test_case(|signer, detail| SignerError::NamesTaken { signer, detail }, false; "another key has other names")]
+    #[test_case(|signer, detail| SignerError::Denied { signer, detail }, false; "it was denied")]
+    #[test_case(|signer, detail| SignerError::ApprovalDenied { signer, detail }, false; "its approval was denied")]
+    #[test_case(|signer, detail| SignerError::Failed { signer, detail }, false; "it failed")]
+    fn what_may_still_be_answered_is_asked_again(error: fn(SignerName, String) -> SignerError, resumable: bool) {
+        let error = ObtainError::Signer(error("foo".parse().unwrap(), "x".to_owned()));
+        assert_eq!(error.is_resumable(), resumable);
+    }
+}

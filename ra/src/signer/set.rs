@@ -1,8 +1,8 @@
 //! The running signers of a policy.
 //!
 //! Owns the step from what the operator says ([`SignerSpec`]) to something that signs, and the tasks behind it.
-//! Promises that a reload keeps each signer whose spec did not change, with its state; that all mistakes are named at
-//! once, each with its signer; that no workload's request reaches a signer but through its gate; and that a signer's
+//! Promises that a reload keeps each signer whose spec did not change, with its state, and the gate of one whose roots alone
+//! did, with all who wait there; that all mistakes are named at once, each with its signer; that no workload's request reaches a signer but through its gate; and that a signer's
 //! tasks end when nobody holds it any more.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
@@ -65,7 +65,7 @@ pub struct Signers(BTreeMap<SignerName, Arc<Running>>);
 /// One signer at work, what stands before it, and the roots that go with what it signs.
 pub struct Running {
     spec: SignerSpec,
-    gate: Gate,
+    gate: Arc<Gate>,
     signer: Arc<dyn Signer>,
     trust: Trust,
     _tasks: DropGuard,
@@ -146,11 +146,14 @@ impl Signers {
         let mut running = BTreeMap::new();
         let mut mistakes = Vec::new();
         for spec in specs {
-            if let Some(same) = before.0.get(&spec.name).filter(|old| old.spec == *spec) {
+            let old = before.0.get(&spec.name).filter(|old| old.spec.asks_like(spec));
+            if let Some(same) = old.filter(|old| old.spec == *spec) {
                 running.insert(spec.name.clone(), Arc::clone(same));
                 continue;
             }
-            match start(spec, host).await {
+            // Other roots do not make the backend faster: who waits, its rate and what was learnt of it stay.
+            let gate = old.map_or_else(|| Arc::new(gate(spec, host)), |old| Arc::clone(&old.gate));
+            match start(spec, gate, host).await {
                 Ok(signer) => _ = running.insert(spec.name.clone(), Arc::new(signer)),
                 Err(mistake) => mistakes.push(mistake),
             }
@@ -191,7 +194,7 @@ impl Running {
     /// A signer that was built elsewhere, such as a scripted one of a test.
     pub fn new(spec: SignerSpec, signer: Arc<dyn Signer>, trust: Trust) -> Self {
         Self {
-            gate: Gate::new(&spec.name, GateParts::default()),
+            gate: Arc::new(Gate::new(&spec.name, GateParts::default())),
             spec,
             signer,
             trust,
@@ -256,9 +259,8 @@ impl fmt::Debug for Running {
     }
 }
 
-async fn start(spec: &SignerSpec, host: &Host) -> Result<Running, Mistake> {
+async fn start(spec: &SignerSpec, gate: Arc<Gate>, host: &Host) -> Result<Running, Mistake> {
     let stop = host.stop.child_token();
-    let gate = gate(spec, host);
     match &spec.backend {
         Backend::Local(local) => {
             let surroundings = Surroundings {
@@ -321,7 +323,13 @@ fn gate(spec: &SignerSpec, host: &Host) -> Gate {
     )
 }
 
-fn running(spec: &SignerSpec, gate: Gate, signer: Arc<dyn Signer>, trust: Trust, stop: CancellationToken) -> Running {
+fn running(
+    spec: &SignerSpec,
+    gate: Arc<Gate>,
+    signer: Arc<dyn Signer>,
+    trust: Trust,
+    stop: CancellationToken,
+) -> Running {
     Running {
         spec: spec.clone(),
         gate,
@@ -336,5 +344,47 @@ fn mistake(spec: &SignerSpec, place: &str, source: StartError) -> Mistake {
         signer: spec.name.clone(),
         place: place.to_owned(),
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use ensign_pki::SystemClock;
+    use ensign_testkit::TestCa;
+
+    use super::*;
+    use crate::policy::Policy;
+
+    async fn open(folder: &Path, roots: &str, backdate: &str, before: &Signers) -> Signers {
+        let folder = folder.display();
+        let text = format!(
+            "apiVersion: ensign.mesh/v1\ntrustDomain: cluster.local\nbackdate: {backdate}\nsigners:\n- name: foo\n  \
+             local: {{dir: {folder}}}\n  roots: {folder}/{roots}\nrules: []\n"
+        );
+        let policy = Policy::parse(&text).unwrap();
+        let host = Host::alone(SystemClock::shared());
+        Signers::open(policy.signers(), before, &host).await.unwrap()
+    }
+
+    fn foo(signers: &Signers) -> &Arc<Running> {
+        signers.get(&"foo".parse().unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_change_of_roots_keeps_the_gate_and_one_of_the_signer_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        TestCa::new("foo").write_to(folder).unwrap();
+        std::fs::copy(folder.join("root-cert.pem"), folder.join("other.pem")).unwrap();
+        let first = open(folder, "root-cert.pem", "10s", &Signers::default()).await;
+        let same = open(folder, "root-cert.pem", "10s", &first).await;
+        assert!(Arc::ptr_eq(foo(&first), foo(&same)));
+        let other_roots = open(folder, "other.pem", "10s", &first).await;
+        assert!(!Arc::ptr_eq(foo(&first), foo(&other_roots)));
+        assert!(Arc::ptr_eq(&foo(&first).gate, &foo(&other_roots).gate));
+        let other_signer = open(folder, "root-cert.pem", "20s", &first).await;
+        assert!(!Arc::ptr_eq(&foo(&first).gate, &foo(&other_signer).gate));
     }
 }

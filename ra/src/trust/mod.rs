@@ -166,6 +166,15 @@ impl NoRoots {
             Self::Undiscovered => "roots_undiscovered",
         }
     }
+
+    /// Whether they were never seen so far, and so are to be expected. What was taken away or is damaged waits for a
+    /// person.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::NotYet { .. } | Self::Undiscovered => true,
+            Self::Gone { .. } | Self::Empty { .. } | Self::Damaged { .. } => false,
+        }
+    }
 }
 
 #[derive(Debug)]

@@ -4,6 +4,7 @@
 //! by `clusterid`: nothing means the local one, an alias means the cluster it stands for. It says nothing about who the
 //! caller is: a token under another cluster's name is judged by that other cluster, which does not know it.
 
+mod crowd;
 mod kubeconfig;
 mod remote;
 mod secret;
@@ -14,14 +15,17 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+pub(super) use self::crowd::Crowds;
 pub(super) use self::remote::{OpenMember, RemoteConfig, Remotes, keep};
 
+use self::crowd::Crowd;
 use super::caller::{Caller, Proof};
 use super::error::AuthnError;
 use super::informer::Informer;
 use super::live::Live;
 use super::offline::Offline;
 use super::review::Reviewer;
+use super::subject::Subject;
 
 /// One cluster.
 #[derive(Debug)]
@@ -29,6 +33,7 @@ pub(super) struct Member {
     id: Arc<str>,
     judge: Judge,
     live: Option<Arc<Live>>,
+    crowd: Crowd,
 }
 
 /// How its tokens are judged.
@@ -59,8 +64,13 @@ pub enum NoPods {
 // === impl Member ===
 
 impl Member {
-    pub(super) fn new(id: Arc<str>, judge: Judge, live: Option<Arc<Live>>) -> Self {
-        Self { id, judge, live }
+    pub(super) fn new(id: Arc<str>, judge: Judge, live: Option<Arc<Live>>, crowds: &Crowds) -> Self {
+        Self {
+            id,
+            judge,
+            live,
+            crowd: crowds.one(),
+        }
     }
 
     /// Its live objects, where they are followed.
@@ -70,12 +80,19 @@ impl Member {
 
     /// Whom a token of this cluster speaks for.
     pub(super) async fn judge(&self, token: &str, until: Instant) -> Result<Caller, AuthnError> {
-        let (subject, proof) = match &self.judge {
+        let Some(judged) = self.crowd.wait(self.judged(token, until)).await else {
+            return Err(AuthnError::Crowded(self.id.to_string()));
+        };
+        let (subject, proof) = judged?;
+        Ok(subject.caller(&self.id, proof))
+    }
+
+    async fn judged(&self, token: &str, until: Instant) -> Result<(Subject, Proof), AuthnError> {
+        Ok(match &self.judge {
             Judge::Offline(offline) => (offline.judge(token)?, Proof::Signature),
             Judge::Review(reviewer) => (reviewer.review(token, until).await?, Proof::TokenReview),
             Judge::Informer(informer) => informer.judge(token, until).await?,
-        };
-        Ok(subject.caller(&self.id, proof))
+        })
     }
 }
 
@@ -109,6 +126,15 @@ impl Clusters {
                 return member;
             }
         }
+        if !remotes.are_listed() {
+            return Err(AuthnError::Away {
+                cluster: claimed.to_owned(),
+                reason: "clusters_not_listed",
+                why:
+                    "the remote secrets have not been read yet; may the RA list and watch Secrets in --istio-namespace?"
+                        .to_owned(),
+            });
+        }
         let known = std::iter::once(&*self.local.id)
             .chain(remotes.names())
             .map(str::to_owned);
@@ -134,7 +160,7 @@ impl Clusters {
     pub(super) fn has_account(&self, namespace: &str, name: &str) -> Option<bool> {
         let remotes = self.remotes.borrow().clone();
         let members = std::iter::once(Arc::clone(&self.local)).chain(remotes.members());
-        let mut known = Some(false);
+        let mut known = remotes.are_settled().then_some(false);
         for member in members {
             match member.live.as_ref().and_then(|live| live.has_account(namespace, name)) {
                 Some(true) => return Some(true),

@@ -25,11 +25,15 @@ use super::kubeconfig;
 use super::secret::RemoteSecret;
 use crate::authn::error::AuthnError;
 use crate::authn::live::Surroundings;
-use crate::kubernetes::{Cluster, ObjectKey, Store, follow};
+use crate::kubernetes::{Cluster, ObjectKey, Store, Watched, follow};
 
 /// The remote clusters of the moment.
-#[derive(Debug, Default)]
-pub(in crate::authn) struct Remotes(BTreeMap<String, Remote>);
+#[derive(Debug)]
+pub(in crate::authn) struct Remotes {
+    clusters: BTreeMap<String, Remote>,
+    /// Whether all Secrets are known, so that a name that is not here is no cluster's.
+    listed: bool,
+}
 
 /// How one fares.
 #[derive(Debug, Clone)]
@@ -59,6 +63,8 @@ pub(in crate::authn) struct RemoteConfig {
 struct Keeper {
     config: RemoteConfig,
     secrets: Arc<Store<RemoteSecret>>,
+    watched: Watched,
+    listed: bool,
     running: BTreeMap<String, Running>,
     publish: watch::Sender<Arc<Remotes>>,
     reports: mpsc::Sender<Report>,
@@ -89,9 +95,12 @@ enum Claim {
 
 /// Follows the remote secrets until the token of the configuration is cancelled.
 pub(in crate::authn) fn keep(config: RemoteConfig) -> watch::Receiver<Arc<Remotes>> {
-    let (publish, remotes) = watch::channel(Arc::default());
+    let (publish, remotes) = watch::channel(Arc::new(Remotes {
+        clusters: BTreeMap::new(),
+        listed: false,
+    }));
     let secrets = Arc::new(Store::whole());
-    let (_, work) = follow(
+    let (watched, work) = follow(
         "remote secrets",
         Api::namespaced(config.client.clone(), &config.namespace),
         watcher::Config::default().labels(SELECTOR),
@@ -106,6 +115,8 @@ pub(in crate::authn) fn keep(config: RemoteConfig) -> watch::Receiver<Arc<Remote
     let keeper = Keeper {
         config,
         secrets,
+        watched,
+        listed: false,
         running: BTreeMap::new(),
         publish,
         reports,
@@ -121,31 +132,48 @@ impl Remotes {
     /// Clusters that are there.
     pub(in crate::authn) fn connected(members: impl IntoIterator<Item = (String, Member)>) -> Self {
         let connected = |member| Remote::Connected(Arc::new(member));
-        Self(
-            members
+        Self {
+            clusters: members
                 .into_iter()
                 .map(|(id, member)| (id, connected(member)))
                 .collect(),
-        )
+            listed: true,
+        }
     }
 
     /// With a cluster that cannot be asked.
     pub(in crate::authn) fn and_refused(mut self, id: &str, why: &str) -> Self {
-        self.0.insert(id.to_owned(), Remote::Refused { why: why.to_owned() });
+        self.clusters
+            .insert(id.to_owned(), Remote::Refused { why: why.to_owned() });
         self
     }
 
     /// With a cluster that is not connected.
     pub(in crate::authn) fn and_connecting(mut self, id: &str, why: &str) -> Self {
-        self.0.insert(id.to_owned(), Remote::Connecting { why: why.to_owned() });
+        self.clusters
+            .insert(id.to_owned(), Remote::Connecting { why: why.to_owned() });
+        self
+    }
+
+    /// While not all Secrets are known.
+    pub(in crate::authn) fn not_listed(mut self) -> Self {
+        self.listed = false;
         self
     }
 }
 
 impl Remotes {
+    /// Of an installation that has none.
+    pub(in crate::authn) fn none() -> Self {
+        Self {
+            clusters: BTreeMap::new(),
+            listed: true,
+        }
+    }
+
     /// The cluster of that name, or why there is nothing to ask.
     pub(in crate::authn) fn get(&self, name: &str) -> Option<Result<Arc<Member>, AuthnError>> {
-        Some(match self.0.get(name)? {
+        Some(match self.clusters.get(name)? {
             Remote::Connected(member) => Ok(Arc::clone(member)),
             Remote::Connecting { why } => Err(AuthnError::Away {
                 cluster: name.to_owned(),
@@ -160,14 +188,25 @@ impl Remotes {
     }
 
     pub(in crate::authn) fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+        self.clusters.keys().map(String::as_str)
     }
 
     pub(in crate::authn) fn members(&self) -> impl Iterator<Item = Arc<Member>> {
-        self.0.values().filter_map(|remote| match remote {
+        self.clusters.values().filter_map(|remote| match remote {
             Remote::Connected(member) => Some(Arc::clone(member)),
             Remote::Connecting { .. } | Remote::Refused { .. } => None,
         })
+    }
+
+    /// Whether all Secrets are known.
+    pub(in crate::authn) fn are_listed(&self) -> bool {
+        self.listed
+    }
+
+    /// Whether nothing is on its way: all Secrets are known, and no cluster is being connected.
+    pub(in crate::authn) fn are_settled(&self) -> bool {
+        let is_connecting = |remote| matches!(remote, &Remote::Connecting { .. });
+        self.listed && !self.clusters.values().any(is_connecting)
     }
 }
 
@@ -184,6 +223,8 @@ impl Keeper {
                 changed = changes.changed() => if changed.is_err() {
                     return;
                 },
+                // The list is complete a moment after its last change.
+                true = self.watched.changed(), if !self.listed => {}
                 Some(report) = arrived.recv() => self.note(report),
             }
         }
@@ -202,7 +243,9 @@ impl Keeper {
             metrics.forget(id);
         }
         self.running.retain(|id, _| claims.contains_key(id));
-        let mut changed = self.running.len() != before;
+        let listed = self.watched.is_complete();
+        let mut changed = self.running.len() != before || listed != self.listed;
+        self.listed = listed;
         for (id, claim) in claims {
             if self.running.get(&id).is_some_and(|running| running.claim == claim) {
                 continue;
@@ -270,7 +313,10 @@ impl Keeper {
             .running
             .iter()
             .map(|(id, running)| (id.clone(), running.state.clone()));
-        self.publish.send_replace(Arc::new(Remotes(remotes.collect())));
+        self.publish.send_replace(Arc::new(Remotes {
+            clusters: remotes.collect(),
+            listed: self.listed,
+        }));
     }
 }
 
@@ -407,8 +453,15 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 mod tests {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
+    use ensign_pki::SystemClock;
+    use futures::FutureExt as _;
+    use tokio::sync::Notify;
+    use tokio_util::task::TaskTracker;
 
     use super::*;
+    use crate::authn::metrics::AuthnMetrics;
+    use crate::kubernetes::KubernetesMetrics;
+    use crate::kubernetes::testing::{self, Answer};
 
     fn secret(name: &str, data: &[(&str, &str)]) -> (ObjectKey, Arc<RemoteSecret>) {
         let data: BTreeMap<_, _> = data.iter().map(|(id, value)| (*id, STANDARD.encode(value))).collect();
@@ -425,6 +478,42 @@ mod tests {
         };
         let claims = claims(secrets, &reserved).into_iter();
         claims.map(|(id, claim)| (id, word(claim))).collect()
+    }
+
+    #[tokio::test]
+    async fn names_are_unknown_only_once_the_secrets_are_listed() {
+        let answers = Arc::new(Notify::new());
+        let answer = Arc::clone(&answers);
+        let (client, _asked) = testing::client(move |what, _| {
+            if what.contains("watch=") {
+                return futures::future::pending().boxed();
+            }
+            let answer = Arc::clone(&answer);
+            async move {
+                answer.notified().await;
+                let list = serde_json::json!({"metadata": {"resourceVersion": "1"}, "items": []});
+                Some(Answer::ok(list))
+            }
+            .boxed()
+        });
+        let stop = CancellationToken::new();
+        let mut remotes = keep(RemoteConfig {
+            client,
+            namespace: "istio-system".to_owned(),
+            reserved: BTreeSet::new(),
+            open: Arc::new(|_, _, _| unreachable!("no secret names a cluster")),
+            surroundings: Surroundings {
+                kubernetes: KubernetesMetrics::default(),
+                metrics: AuthnMetrics::default(),
+                tasks: TaskTracker::new(),
+                clock: SystemClock::shared(),
+            },
+            stop: stop.clone(),
+        });
+        assert!(!remotes.borrow().are_listed());
+        answers.notify_one();
+        assert!(remotes.wait_for(|remotes| remotes.are_listed()).await.is_ok());
+        stop.cancel();
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::accounts::Accounts;
 use super::object::{AccountObject, PodObject};
 use super::{Live, Pods, WAITING};
 use crate::authn::claims::Expectations;
-use crate::authn::clusters::{Clusters, Judge, Member, Remotes};
+use crate::authn::clusters::{Clusters, Crowds, Judge, Member, Remotes};
 use crate::authn::jwks::Jwks;
 use crate::authn::metrics::AuthnMetrics;
 use crate::authn::offline::Offline;
@@ -109,7 +109,12 @@ fn member(live: Arc<Live>) -> Member {
     });
     let no_keys = watch::channel(Arc::new(Jwks::default())).1;
     let judge = Judge::Offline(Offline::new(no_keys, String::new(), expected, SystemClock::shared()));
-    Member::new(live.cluster().into(), judge, Some(live))
+    Member::new(live.cluster().into(), judge, Some(live), &Crowds::of(4))
+}
+
+/// A local cluster with these remote ones.
+pub(in crate::authn) fn clusters_with(local: Arc<Live>, remotes: Remotes) -> Clusters {
+    Clusters::new(member(local), BTreeMap::new(), watch::channel(Arc::new(remotes)).1)
 }
 
 /// Clusters whose tokens nobody can judge, and whose pods are these; and what takes the remote ones away.
@@ -119,5 +124,5 @@ pub(crate) fn clusters(local: Arc<Live>, remotes: &[Arc<Live>]) -> (Clusters, im
         .map(|live| (live.cluster().to_owned(), member(Arc::clone(live))));
     let (tell, seen) = watch::channel(Arc::new(Remotes::connected(connected)));
     let clusters = Clusters::new(member(local), BTreeMap::new(), seen);
-    (clusters, move || _ = tell.send_replace(Arc::default()))
+    (clusters, move || _ = tell.send_replace(Arc::new(Remotes::none())))
 }

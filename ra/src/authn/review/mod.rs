@@ -110,6 +110,11 @@ impl Reviewer {
                 reason: error.reason(),
                 why: error.to_string(),
             }),
+            Err(error @ ReviewError::Failed(_)) => Err(AuthnError::Away {
+                cluster: self.cluster.to_string(),
+                reason: error.reason(),
+                why: error.to_string(),
+            }),
             Err(error) => Err(AuthnError::Review(error)),
         }
     }

@@ -113,6 +113,20 @@ async fn a_bad_token_is_one_request_too() {
     assert_eq!(asked.lock().len(), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn trouble_that_the_review_tells_of_is_no_verdict_and_is_not_remembered() {
+    let trouble = || {
+        let status = json!({"authenticated": false, "error": "[invalid bearer token, etcdserver: request timed out]"});
+        Some(Answer::ok(json!({"kind": "TokenReview", "status": status})))
+    };
+    let (reviewer, asked) = reviewer(answers(vec![trouble, good]));
+    let token = token();
+    let error = reviewer.review(&token, soon()).await.unwrap_err();
+    assert_eq!((error.reason(), error.is_passing()), ("token_review_failed", true));
+    reviewer.review(&token, soon()).await.unwrap();
+    assert_eq!(asked.lock().len(), 2);
+}
+
 #[test_case("no token at all", "token_form"; "no JWT")]
 #[test_case("a.b.c", "token_form"; "three parts that are none")]
 #[test_case(&"a".repeat(20_000), "token_length"; "too long")]

@@ -3,6 +3,10 @@
 //! The answer is read by the fields that count and passes one check after the other, in istiod's order: an error, not
 //! authenticated, no service account, a user name of another form; then what istiod leaves out: an audience that is ours.
 //! Without that check a server that knows no audiences would have every token of the cluster pass.
+//!
+//! An error is either about the token or about the server: its etcd, a webhook or an identity provider that it asks did
+//! not answer. Only the server's own sentences about tokens count as the former ([`ABOUT_TOKENS`]); whatever else it says
+//! leaves open what the token is worth.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -55,9 +59,12 @@ struct User {
 /// Why a reviewed token does not let its bearer in.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ReviewError {
-    /// The server could not judge it, or says why it is none.
+    /// The server says why it is none.
     #[error("the API server's review of it says: {0}")]
     Said(String),
+    /// The server says why it could not judge it: nothing is known of the token.
+    #[error("the API server could not review it: {0}")]
+    Failed(String),
     /// It is none.
     #[error("the API server does not authenticate it")]
     NotAuthenticated,
@@ -99,7 +106,11 @@ impl Answer {
             user,
         } = self.status;
         if let Some(error) = error.filter(|error| !error.is_empty()) {
-            return Err(ReviewError::Said(shown(&error)));
+            return Err(if is_about_the_token(&error) {
+                ReviewError::Said(shown(&error))
+            } else {
+                ReviewError::Failed(shown(&error))
+            });
         }
         if !authenticated {
             return Err(ReviewError::NotAuthenticated);
@@ -162,6 +173,7 @@ impl ReviewError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Said(_) => "token_review_error",
+            Self::Failed(_) => "token_review_failed",
             Self::NotAuthenticated => "token_not_authenticated",
             Self::NotServiceAccount(_) => "token_not_service_account",
             Self::Username(_) => "token_username",
@@ -178,9 +190,19 @@ impl ReviewError {
             | Self::NotServiceAccount(_)
             | Self::Username(_)
             | Self::Audience(_) => true,
-            Self::Api(_) => false,
+            Self::Failed(_) | Self::Api(_) => false,
         }
     }
+}
+
+/// Whether an error of a review, or each of several in brackets, says something about the token.
+fn is_about_the_token(error: &str) -> bool {
+    let errors = error.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    errors.unwrap_or(error).split(", ").all(|error| {
+        let error = error.to_lowercase();
+        let is_missing = error.starts_with("serviceaccount") && error.ends_with("not found");
+        is_missing || ABOUT_TOKENS.iter().any(|known| error.contains(known))
+    })
 }
 
 /// What another program says is bounded before it is logged, and it does not get to repeat a token.
@@ -189,6 +211,26 @@ fn shown(text: &str) -> String {
     ensign_daemon::redact::secrets(&text).into_owned()
 }
 
+/// What an API server says of a token, in lower case; several at once come as `[one, other]` (apimachinery's
+/// `errors.NewAggregate`). From Kubernetes 1.14 to 1.35, in the order of the list: apiserver's
+/// `authentication/request/bearertoken` and `request/websocket`; `pkg/serviceaccount/jwt.go` with go-jose; and
+/// `pkg/serviceaccount/claims.go`, of which older ones say "Token" where newer ones say "service account token".
+const ABOUT_TOKENS: [&str; 14] = [
+    "invalid bearer token",
+    "invalid signature",
+    "no keys found",
+    "go-jose",
+    "is invalid for the target audiences",
+    "token issuer",
+    "token has expired",
+    "token is not valid yet",
+    "token has been invalidated",
+    "token claims could not be validated",
+    "token could not be validated",
+    "has been deleted",
+    "does not match claim",
+    "does not match service account",
+];
 /// In which every service account is (Kubernetes, `serviceaccount.AllServiceAccountsGroup`).
 const GROUP: &str = "system:serviceaccounts";
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
@@ -261,7 +303,19 @@ mod tests {
         assert_eq!((subject.pod, subject.node, subject.token_id), (None, None, None));
     }
 
-    #[test_case("/error", json!("something went wrong"), "token_review_error"; "k8sauthn_test: status error")]
+    #[test_case("/error", json!("something went wrong"), "token_review_failed"; "k8sauthn_test: status error")]
+    #[test_case("/error", json!("invalid bearer token"), "token_review_error"; "nobody knows the token")]
+    #[test_case("/error", json!("[invalid bearer token, service account token has expired]"), "token_review_error"; "several authenticators")]
+    #[test_case("/error", json!("[invalid bearer token, Token has been invalidated]"), "token_review_error"; "of old")]
+    #[test_case("/error", json!("invalid signature, no keys found"), "token_review_error"; "a comma of its own")]
+    #[test_case("/error", json!("[invalid bearer token, square/go-jose: error in cryptographic primitive]"), "token_review_error"; "a wrong signature")]
+    #[test_case("/error", json!("token audiences [\"a\" \"b\"] is invalid for the target audiences [\"istio-ca\"]"), "token_review_error"; "another audience")]
+    #[test_case("/error", json!("serviceaccounts \"a\" not found"), "token_review_error"; "the account is gone")]
+    #[test_case("/error", json!("service account foo/a has been deleted"), "token_review_error"; "the account is going")]
+    #[test_case("/error", json!("pod UID (1) does not match service account pod ref claim (2)"), "token_review_error"; "another pod of that name")]
+    #[test_case("/error", json!("[invalid bearer token, etcdserver: request timed out]"), "token_review_failed"; "its etcd does not answer")]
+    #[test_case("/error", json!("Post \"https://idp/authenticate\": context deadline exceeded"), "token_review_failed"; "its webhook does not answer")]
+    #[test_case("/error", json!("[invalid bearer token, the server was unable to return a response in the time allotted]"), "token_review_failed"; "it has no time")]
     #[test_case("/authenticated", json!(false), "token_not_authenticated"; "k8sauthn_test: not authenticated")]
     #[test_case("/user/groups", json!(["system:serviceaccounts:default"]), "token_not_service_account"; "k8sauthn_test: groups of one namespace only")]
     #[test_case("/user/groups", json!(null), "token_not_service_account"; "no groups")]

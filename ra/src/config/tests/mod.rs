@@ -38,7 +38,7 @@ fn the_least_that_runs() {
     let config = read(&[]).unwrap();
     assert_eq!(config.authn.tokens.audiences, ["istio-ca", "other"]);
     assert_eq!(config.listen.readyz, "0.0.0.0:6060".parse().unwrap());
-    assert_eq!(config.limits.message_bytes, 64 * 1024);
+    assert_eq!(config.limits.message_bytes, 16 * 1024);
     assert!(matches!(config.serving, ServingSource::OwnCa { names, .. } if names.len() == 3));
 }
 

@@ -110,6 +110,20 @@ fn granted(policy: &Policy, namespace: &str, signer: &str) -> Result<String, &'s
     judge(policy, namespace, signer).map(|(signer, _)| signer)
 }
 
+#[test]
+fn a_default_is_compared_whole_and_shown_in_part() {
+    let long: &'static str = format!("{}.{}", "a".repeat(60), "b".repeat(60)).leak();
+    let wrong: &'static str = format!("{long}.c").leak();
+    let mut world = World::of(&[long]);
+    world.proxies = vec![("foo", long), ("bar", wrong)];
+    let policy = world.alone();
+    assert_eq!(granted(&policy, "foo", ""), Ok(long.to_owned()));
+    let denial = policy.grant(wish("bar", "sleep", None)).unwrap_err();
+    assert_eq!(denial.reason(), "default_signer_unknown");
+    let text = denial.to_string();
+    assert!(text.contains(&long[..80]) && !text.contains(&long[..81]), "{text}");
+}
+
 /// Every combination of the five sources of a default: absent, saying "none" (where that can be said), or naming a signer.
 #[test]
 fn the_precedence_of_defaults_is_complete() {

@@ -56,7 +56,7 @@ impl RuntimeIssuer {
         let named = Arc::new(Named::new(config_map.clone()));
         let mut tasks = JoinSet::new();
         let (watched, watch) = follow(
-            "runtime-issuer",
+            format!("runtime issuer {}/{}", config_map.namespace, config_map.name),
             api,
             watcher::Config::default().fields(&format!("metadata.name={}", config_map.name)),
             Arc::clone(&named),

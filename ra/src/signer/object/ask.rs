@@ -56,8 +56,8 @@ impl From<&Issuance> for Ask {
             marks: marks::of_workload(issuance),
             idempotency_key: issuance.idempotency_key.clone(),
             request_id: Arc::clone(&issuance.request_id),
-            namespace: issuance.originator.namespace.clone(),
-            service_account: issuance.originator.service_account.clone(),
+            namespace: issuance.id.namespace().to_owned(),
+            service_account: issuance.id.service_account().to_owned(),
             deadline: issuance.deadline,
         }
     }

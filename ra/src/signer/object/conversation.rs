@@ -177,10 +177,13 @@ impl<D: Dialect> Conversation<'_, D> {
             }
         }
         let names = Names::of(&self.ask.idempotency_key);
-        Err(self.signer.unavailable(format!(
-            "{names} and its {} numbered names are all taken by objects that are not ours or not the same; see who makes them",
-            name::MOST - 1
-        )))
+        Err(SignerError::NamesTaken {
+            signer: self.signer.name.clone(),
+            detail: format!(
+                "{names} and its {} numbered names are all taken by objects that are not ours or not the same; see who makes them",
+                name::MOST - 1
+            ),
+        })
     }
 
     /// Nothing is created while its answer could not be seen.

@@ -55,18 +55,28 @@ pub(crate) fn of_server(record: &str, request_id: &str) -> BTreeMap<String, Stri
         .collect()
 }
 
-/// What is said of a workload.
+/// What is said of a workload, and of a node proxy that asks on its behalf: such a one knows no pod of the workload, and
+/// its own is not passed off as that.
 pub(crate) fn of_workload(issuance: &Issuance) -> BTreeMap<String, String> {
-    let of = &issuance.originator;
-    let pod = of.pod.as_ref();
+    let (id, asks) = (&issuance.id, &issuance.originator);
+    let is_own = (id.namespace(), id.service_account()) == (&*asks.namespace, &*asks.service_account);
+    let caller = (!is_own).then(|| format!("{}/{}", asks.namespace, asks.service_account));
+    let (pod_name, pod_uid) = if is_own {
+        (POD, POD_UID)
+    } else {
+        (CALLER_POD, CALLER_POD_UID)
+    };
+    let pod = asks.pod.as_ref();
     let known = [
-        (IDENTITY, Some(issuance.id.as_str())),
-        (NAMESPACE, Some(of.namespace.as_str())),
-        (SERVICE_ACCOUNT, Some(of.service_account.as_str())),
-        (POD, pod.map(|pod| pod.name.as_str())),
-        (POD_UID, pod.map(|pod| pod.uid.as_str())),
-        (NODE, of.node.as_deref()),
-        (CLUSTER, of.cluster.as_deref()),
+        (IDENTITY, Some(id.as_str())),
+        (NAMESPACE, Some(id.namespace())),
+        (SERVICE_ACCOUNT, Some(id.service_account())),
+        (CALLER, caller.as_deref()),
+        (pod_name, pod.map(|pod| pod.name.as_str())),
+        (pod_uid, pod.map(|pod| pod.uid.as_str())),
+        // Of both: a node proxy asks for its own node.
+        (NODE, asks.node.as_deref()),
+        (CLUSTER, asks.cluster.as_deref()),
         (REQUEST_ID, Some(&*issuance.request_id)),
     ];
     known
@@ -131,6 +141,9 @@ const NAMESPACE: &str = "ensign.mesh/namespace";
 const SERVICE_ACCOUNT: &str = "ensign.mesh/service-account";
 const POD: &str = "ensign.mesh/pod";
 const POD_UID: &str = "ensign.mesh/pod-uid";
+const CALLER: &str = "ensign.mesh/caller";
+const CALLER_POD: &str = "ensign.mesh/caller-pod";
+const CALLER_POD_UID: &str = "ensign.mesh/caller-pod-uid";
 const NODE: &str = "ensign.mesh/node";
 const CLUSTER: &str = "ensign.mesh/cluster";
 const REQUEST_ID: &str = "ensign.mesh/request-id";
@@ -140,9 +153,55 @@ const UNMARKED_LIFE: Duration = Duration::from_hours(1);
 
 #[cfg(test)]
 mod tests {
+    use ensign_pki::{KeyType, PrivateKey, csr};
     use proptest::prelude::*;
+    use test_case::test_case;
+    use tokio::time::Instant;
 
     use super::*;
+    use crate::signer::{IdempotencyKey, Originator, Pod};
+
+    #[test_case("foo", "httpbin", &[
+        ("pod", "p"), ("pod-uid", "1"),
+    ]; "for itself")]
+    #[test_case("istio-system", "ztunnel", &[
+        ("caller", "istio-system/ztunnel"), ("caller-pod", "p"), ("caller-pod-uid", "1"),
+    ]; "by a node proxy")]
+    fn an_object_names_the_workload_and_who_else_asked(namespace: &str, account: &str, differs: &[(&str, &str)]) {
+        let id = "spiffe://cluster.local/ns/foo/sa/httpbin".parse().unwrap();
+        let key = PrivateKey::generate(KeyType::P256).unwrap();
+        let ttl = Duration::from_hours(1);
+        let issuance = Issuance {
+            csr: std::sync::Arc::new(csr::build(&key, &id).unwrap()),
+            idempotency_key: IdempotencyKey::derive(None, &id, &"foo".parse().unwrap(), b"key", ttl),
+            id,
+            ttl,
+            originator: Originator {
+                namespace: namespace.to_owned(),
+                service_account: account.to_owned(),
+                pod: Some(Pod {
+                    name: "p".to_owned(),
+                    uid: "1".to_owned(),
+                }),
+                node: Some("n".to_owned()),
+                cluster: None,
+            },
+            request_id: "r".into(),
+            deadline: Instant::now(),
+        };
+        let same = [
+            ("identity", "spiffe://cluster.local/ns/foo/sa/httpbin"),
+            ("namespace", "foo"),
+            ("service-account", "httpbin"),
+            ("node", "n"),
+            ("request-id", "r"),
+        ];
+        let expected = same.iter().chain(differs);
+        let expected = expected.map(|(name, value)| (format!("{PREFIX}{name}"), (*value).to_owned()));
+        assert_eq!(of_workload(&issuance), expected.collect());
+        let ask = Ask::from(&issuance);
+        assert_eq!((&*ask.namespace, &*ask.service_account), ("foo", "httpbin"));
+    }
 
     proptest! {
         #[test]

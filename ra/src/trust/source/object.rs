@@ -41,7 +41,7 @@ pub(super) async fn config_map(
     let api: Api<ConfigMap> = Api::namespaced(cluster.client(), namespace);
     let key = key.to_owned();
     let pem = move |object: ConfigMap| object.data.unwrap_or_default().remove(&key);
-    start("roots configmap", cluster, api, name, judge, pem, host, stop).await
+    start(cluster, api, name, judge, pem, host, stop).await
 }
 
 pub(super) async fn cluster_trust_bundle(
@@ -59,15 +59,10 @@ pub(super) async fn cluster_trust_bundle(
         })?;
     let api: Api<ClusterTrustBundle> = Api::all(cluster.client());
     let pem = |object: ClusterTrustBundle| Some(object.spec.trust_bundle);
-    Ok(start("roots clustertrustbundle", cluster, api, name, judge, pem, host, stop).await)
+    Ok(start(cluster, api, name, judge, pem, host, stop).await)
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one caller per kind of object; a struct would only repeat the names"
-)]
 async fn start<K>(
-    watch_name: &'static str,
     cluster: &Cluster,
     api: Api<K>,
     name: &str,
@@ -80,6 +75,7 @@ where
     K: kube::Resource + Clone + serde::de::DeserializeOwned + Debug + Send + 'static,
 {
     let place = judge.place.clone();
+    let watch_name = format!("roots of {}", judge.signer);
     judge.metrics.present(&judge.signer, false);
     let (states, receiver) = watch::channel(Arc::new(Err(NoRoots::NotYet { place })));
     let object = Arc::new(Object {
