@@ -23,7 +23,7 @@ use crate::pod::{self, condition, printed};
 use crate::workload::Workload;
 
 const DRIVER: &str = "csi.ensign.mesh";
-/// The default issuer's signer is the only one there is.
+/// Where its pods are.
 const PLACE: &str = "default";
 
 struct Stage {

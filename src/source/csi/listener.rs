@@ -1,8 +1,9 @@
 //! A socket that kubelet calls: kept at its path, its connections handed to the gRPC server.
 //!
 //! Only kubelet's user may connect (0600). A successor takes the path over while we live: then kubelet calls it, and what it
-//! asked us before is still answered. Whoever is the last may take the socket away, by [`Closed`]. Kubelet names the registration socket's path as its `:authority` (it dials
-//! without one of its own; seen in 1.34), which the HTTP/2 library alone would refuse.
+//! asked us before is still answered. At the end the socket stays at its path, unless it is taken away ([`Closed`]). Kubelet
+//! names the registration socket's path as its `:authority` (it dials without one of its own; seen in 1.34), which the
+//! HTTP/2 library alone would refuse.
 
 use std::io;
 use std::os::unix::net::UnixListener as StdListener;

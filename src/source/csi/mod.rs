@@ -13,8 +13,9 @@
 //! then kubelet's two; it waits for the older one's end and reads the state again. If it cannot bind them all, it leaves kubelet
 //! to the older one. That one serves on until it is told to stop, and takes everything back if the younger one dies first.
 //!
-//! An agent that ends with volumes leaves everything to a successor. One that ends without any, with none beside it, takes
-//! state and sockets away: it may be the last, and kubelet would go on calling a driver that has been uninstalled.
+//! An agent that ends with volumes leaves everything to a successor. One that ends without any takes the state away, and its
+//! sockets where no successor's are in their place: it may be the last, and kubelet would go on calling a driver that has
+//! been uninstalled.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
