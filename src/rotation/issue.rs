@@ -11,18 +11,15 @@ use ensign_pki::{
     Bundle, Certificate, Chain, ChainError, Clock, CsrError, KeyError, KeyType, PrivateKey, SpiffeId, Svid, SvidError,
     csr, verify_issued,
 };
-use tokio::sync::{Mutex, oneshot};
 use tokio::time::Instant;
 
 use super::bundles;
 use super::entry::EntryKey;
+use super::slow_keys::SlowKeys;
 use crate::csr_client::{RequestId, Retry, Sign, SignError, SignRequest, TokenSource};
 
 /// `Sign` keeps the deadline itself, and leaves the replica that let it pass; ours is later, for one that does not.
 const BELT: Duration = Duration::from_secs(5);
-
-/// Of a thread: the kernel lets everybody else go first.
-const LOWEST_PRIORITY: i32 = 19;
 
 /// A request that may be sent again: its key, its CSR, its name.
 #[derive(Debug)]
@@ -148,9 +145,7 @@ impl IssueError {
 pub(super) struct Issuer {
     pub(super) sign: Arc<dyn Sign>,
     pub(super) clock: Arc<dyn Clock>,
-    /// RSA keys take up to seconds of a core: one at a time, by a thread that yields to all others, so that a node full of RSA
-    /// workloads stays alive.
-    pub(super) rsa: Mutex<()>,
+    pub(super) slow_keys: SlowKeys,
 }
 
 impl Issuer {
@@ -196,18 +191,8 @@ impl Issuer {
             // Tens of microseconds: cheaper here than the way to another thread and back.
             KeyType::P256 | KeyType::P384 => PrivateKey::generate(key_type).map_err(failed),
             KeyType::Rsa2048 | KeyType::Rsa3072 | KeyType::Rsa4096 => {
-                let _one_at_a_time = self.rsa.lock().await;
-                let (done, made) = oneshot::channel();
-                let make = move || {
-                    // Of this thread alone; where it is refused, the key is made all the same.
-                    let _ = rustix::process::nice(LOWEST_PRIORITY);
-                    let _ = done.send(PrivateKey::generate(key_type));
-                };
-                let thread = std::thread::Builder::new().name("rsa-key".to_owned()).spawn(make);
-                thread.map_err(|_| IssueError::KeyInterrupted(key_type))?;
-                made.await
-                    .map_err(|_| IssueError::KeyInterrupted(key_type))?
-                    .map_err(failed)
+                let made = self.slow_keys.make(move || PrivateKey::generate(key_type)).await;
+                made.ok_or(IssueError::KeyInterrupted(key_type))?.map_err(failed)
             }
         }
     }

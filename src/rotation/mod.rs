@@ -18,6 +18,7 @@ mod metrics;
 mod queue;
 mod refusal;
 mod schedule;
+mod slow_keys;
 mod snapshot;
 mod state;
 #[cfg(test)]

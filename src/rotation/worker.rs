@@ -8,12 +8,12 @@ use std::sync::Arc;
 use ensign_pki::SharedClock;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::core::Core;
 use super::handle::Shared;
 use super::issue::Issuer;
+use super::slow_keys::SlowKeys;
 use super::{Handle, RotationConfig};
 use crate::csr_client::Sign;
 
@@ -43,7 +43,7 @@ pub(super) fn start_with(
     let issuer = Issuer {
         sign,
         clock,
-        rsa: Mutex::new(()),
+        slow_keys: SlowKeys::default(),
     };
     (handle.clone(), Worker { handle, issuer })
 }
