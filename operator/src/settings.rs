@@ -45,7 +45,7 @@ impl Settings {
                 // An optional one.
                 Looked::Missing => {}
                 Looked::Unreadable(why) => {
-                    unread = Some(format!("ConfigMap {namespace}/{} of its settings: {why}", map.name))
+                    unread = Some(format!("ConfigMap {namespace}/{} of its settings: {why}", map.name));
                 }
             }
         }

@@ -33,6 +33,8 @@ fn names_follow_files_and_modules() {
         name("ra/src/edge.rs", inline),
         ["ensign_ra::edge::outside", "ensign_ra::edge::tests::it_is"]
     );
+    let shown = inline.replace("mod tests", "pub(super) mod tests");
+    assert_eq!(name("ra/src/edge.rs", inline), name("ra/src/edge.rs", &shown));
 }
 
 /// Names of functions under a test attribute.
@@ -44,7 +46,10 @@ pub(crate) fn test_names(files: &[File]) -> BTreeSet<String> {
         let mut below_attribute = false;
         for line in text.lines() {
             // What rustfmt leaves in the first column opens and ends a module of this file.
-            if let Some(module) = line.strip_prefix("mod ").filter(|_| line.ends_with('{')) {
+            let opens = line.ends_with('{') && !line.starts_with(' ');
+            if let Some((visibility, module)) = line.split_once("mod ").filter(|_| opens)
+                && (visibility.is_empty() || visibility.starts_with("pub"))
+            {
                 inline = format!("::{}", identifier(module));
             } else if line == "}" {
                 inline.clear();
