@@ -454,8 +454,14 @@ impl Body for Session {
                 },
                 Outgoing::End(status) => {
                     let trailers = grpc::trailers(status);
-                    tracing::debug!(workload = %this.connection.socket().workload, code = ?status.code(),
-                        text = status.message(), "stream ends");
+                    let socket = this.connection.socket();
+                    let (workload, code, text) = (&socket.workload, status.code(), status.message());
+                    // The client comes back with the same, and nobody but it is told.
+                    if code == tonic::Code::InvalidArgument && socket.paced.allows() {
+                        tracing::warn!(%workload, node = &*super::request::quote(&this.node_id), text, "stream ends: its request is wrong");
+                    } else {
+                        tracing::debug!(%workload, ?code, text, "stream ends");
+                    }
                     this.outgoing = Outgoing::Done;
                     return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                 }
