@@ -27,7 +27,7 @@ pub(super) async fn names_of_sockets_are_names(scene: &Scene<'_>) -> anyhow::Res
     for (number, name) in hostile.iter().enumerate() {
         let attacker = Attacker::new(&format!("named-{number}"), &["pause"])
             .attributes(json!({ "signer": "foo", "socketName": name }));
-        mounts.push(scene.alone.mount(&scene.create(&attacker).await?)?);
+        mounts.push(scene.mount(&scene.create(&attacker).await?)?);
         names.push(attacker.name().to_owned());
     }
     scene.refused(&names, &["socketName", "64 letters"]).await?;
@@ -55,7 +55,7 @@ pub(super) async fn keys_of_other_kinds_are_the_operators_to_allow(scene: &Scene
         let attacker = Attacker::new(&format!("rsa-{number}"), &["pause"])
             .volumes(4)
             .attributes(json!({ "signer": "foo", "keyType": "RSA-4096" }));
-        mounts.push(scene.alone.mount(&scene.create(&attacker).await?)?);
+        mounts.push(scene.mount(&scene.create(&attacker).await?)?);
         names.push(attacker.name().to_owned());
     }
     scene.unharmed("25 pods ask for RSA keys").await?;

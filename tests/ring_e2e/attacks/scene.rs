@@ -1,5 +1,6 @@
 //! The node with its attackers' namespace and its neighbours', and what every attack needs.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, ensure};
@@ -56,6 +57,11 @@ impl<'a> Scene<'a> {
 
     pub(super) fn pods(&self) -> Api<Pod> {
         Api::namespaced(self.alone.cluster.admin(), &self.place)
+    }
+
+    /// What a pod's volume is mounted from, or will be: there is one node, for pods without one, too.
+    pub(super) fn mount(&self, pod: &Pod) -> anyhow::Result<PathBuf> {
+        Ok(self.alone.node.path(&pod::volume(pod)?))
     }
 
     pub(super) async fn create(&self, attacker: &Attacker) -> anyhow::Result<Pod> {

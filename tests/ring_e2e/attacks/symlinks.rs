@@ -13,7 +13,7 @@ use crate::alone::PLACE;
 use crate::pod;
 
 pub(super) async fn they_lead_nowhere(scene: &Scene<'_>) -> anyhow::Result<()> {
-    let (theirs, told) = (scene.alone.mount(&scene.victim)?, pod::volume(&scene.victim)?);
+    let (theirs, told) = (scene.mount(&scene.victim)?, pod::volume(&scene.victim)?);
     let entries = || -> anyhow::Result<_> {
         let entries = std::fs::read_dir(&theirs)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
         let entries = entries.collect::<anyhow::Result<Vec<_>>>()?;
@@ -26,7 +26,7 @@ pub(super) async fn they_lead_nowhere(scene: &Scene<'_>) -> anyhow::Result<()> {
         .gated()
         .attributes(json!({ "signer": "foo", "socketName": "planted.sock" }));
     let pod = scene.create(&planted).await?;
-    let mine = scene.alone.mount(&pod)?;
+    let mine = scene.mount(&pod)?;
     std::fs::create_dir_all(mine.parent().context("a mount is in a folder")?)?;
     symlink(&told, &mine)?;
     let open = Patch::Merge(json!({ "spec": { "schedulingGates": null } }));
@@ -48,7 +48,7 @@ pub(super) async fn they_lead_nowhere(scene: &Scene<'_>) -> anyhow::Result<()> {
     let swapped = Attacker::new("swapped", &["pause"]);
     let pod = scene.create(&swapped).await?;
     pod::running(&scene.pods(), "swapped").await?;
-    let mine = scene.alone.mount(&pod)?;
+    let mine = scene.mount(&pod)?;
     let aside = mine.with_extension("aside");
     std::fs::rename(&mine, &aside)?;
     symlink(&told, &mine)?;
