@@ -244,10 +244,10 @@ async fn one_that_cannot_serve_a_pod_leaves_kubelet_to_the_older_one() {
     node.kubelet.publish(&pod).await.unwrap();
     let endpoint = node.kubelet.folder.join("plugins/csi.ensign.mesh/csi.sock");
     let older = inode(&endpoint);
-    // Something that the younger one cannot bind over.
-    let aside = node.socket(&pod).with_file_name("aside");
-    std::fs::rename(node.socket(&pod), &aside).unwrap();
-    std::fs::write(node.socket(&pod), "foreign").unwrap();
+    // Something that the younger one cannot bind over, there in one step: the older one would fill a gap.
+    let foreign = node.socket(&pod).with_file_name("foreign");
+    std::fs::write(&foreign, "foreign").unwrap();
+    std::fs::rename(&foreign, node.socket(&pod)).unwrap();
     node.resume().await;
     let (status, body) = node.ready().await;
     assert!(
@@ -274,7 +274,6 @@ async fn one_that_cannot_serve_a_pod_leaves_kubelet_to_the_older_one() {
         node.kubelet.publish(pod).await.unwrap();
         node.certificate(pod).await;
     }
-    std::fs::remove_file(&aside).unwrap_or_default();
 }
 
 #[tokio::test(flavor = "multi_thread")]

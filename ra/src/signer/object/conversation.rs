@@ -126,7 +126,14 @@ impl<D: Dialect> ObjectSigner<D> {
     }
 
     async fn within_deadline(&self, ask: Ask) -> Result<Issued, SignerError> {
-        let own = Instant::now() + self.spec.deadline;
+        let now = Instant::now();
+        // `timeout_at` begins whatever the time is, and the first step may be the object.
+        if ask.deadline <= now {
+            return Err(SignerError::TimedOut {
+                signer: self.name.clone(),
+                detail: "its time was over when its turn came, so nothing was asked".to_owned(),
+            });
+        }
         let mut stage = Stage::Watch;
         let conversation = Conversation {
             signer: self,
@@ -134,7 +141,7 @@ impl<D: Dialect> ObjectSigner<D> {
             stage: &mut stage,
             pauses: pauses(),
         };
-        let outcome = timeout_at(own.min(ask.deadline), conversation.run()).await;
+        let outcome = timeout_at(ask.deadline.min(now + self.spec.deadline), conversation.run()).await;
         outcome.unwrap_or_else(|_| Err(stage.overdue(&self.name, &self.dialect.hints(), self.requests.watched())))
     }
 
