@@ -49,7 +49,7 @@ async fn who_gives_up_and_asks_the_other_replica_gets_the_first_signature() -> R
     let signed = asking.await??.context("no certificate")?;
     ensure!(signed.before.is_empty(), "{:?}", signed.before);
     assert_eq!(fleet.signer.seen().len(), 1, "one object");
-    assert_eq!(fleet.signer.answered().len(), 1, "one signature");
+    fleet.signer.answered_just(1).await?;
     fleet.nothing_is_left().await?;
     here.finish().await?;
     there.finish().await?;

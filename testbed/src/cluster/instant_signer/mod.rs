@@ -161,6 +161,20 @@ impl InstantSigner {
         })
         .await
     }
+
+    /// Waits until it has counted so many answers, and no more: who was answered may know it a moment earlier.
+    pub async fn answered_just(&self, count: usize) -> anyhow::Result<()> {
+        wait::until(
+            &format!("the signer to have answered {count} requests"),
+            PATIENCE,
+            async || {
+                let answered = self.answered().len();
+                anyhow::ensure!(answered == count, "it has answered {answered}");
+                Ok(())
+            },
+        )
+        .await
+    }
 }
 
 // === impl Shared ===
