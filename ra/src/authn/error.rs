@@ -124,6 +124,7 @@ impl AuthnError {
             | Self::ClusterRefused { .. } => false,
         }
     }
+
     /// Whether it was told at once because too many wait.
     pub fn is_crowded(&self) -> bool {
         match self {

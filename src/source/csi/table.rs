@@ -86,15 +86,13 @@ impl Table {
     /// Begins a publish.
     pub(super) fn begin(&self, target: &Target) -> Result<Begun, Refusal> {
         let mut inner = self.inner.lock();
-        match inner.slots.get_mut(target) {
+        match inner.slots.get(target) {
             Some(Slot::Busy) => return Err(Refusal::Pending),
             Some(Slot::Again(_)) => return Ok(Begun::UnderWay),
-            Some(slot) => {
-                if let Slot::Published(published) = slot {
-                    let published = published.clone();
-                    *slot = Slot::Again(published.clone());
-                    return Ok(Begun::Again(published));
-                }
+            Some(Slot::Published(published)) => {
+                let published = published.clone();
+                inner.slots.insert(target.clone(), Slot::Again(published.clone()));
+                return Ok(Begun::Again(published));
             }
             None => {}
         }
