@@ -15,8 +15,9 @@ use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 
 use super::bundles::Scope;
-use super::issue::Attempt;
+use super::issue::{Attempt, Work};
 use super::refusal::{self, Refusal};
+use super::slow_keys;
 use super::snapshot::{EntrySnapshot, LastError, Phase};
 use super::version::{Claim, Versions};
 use super::{BundleSecret, CertificateSecret, EntryState, Held, Workload, WorkloadUid};
@@ -126,14 +127,18 @@ pub(super) enum Stage {
 #[derive(Debug)]
 pub(super) struct InFlight {
     pub(super) ticket: u64,
+    pub(super) work: Work,
     pub(super) since: Instant,
     pub(super) retry: bool,
     pub(super) _cancel: DropGuard,
 }
 
 impl InFlight {
-    /// For how long the request still holds its slot; none once it gave it back.
+    /// For how long the request still holds its slot; none once it gave it back, or while only its key is made.
     pub(super) fn slot_left(&self, now: Now) -> Option<Duration> {
+        if self.work == Work::Key {
+            return None;
+        }
         let left = (self.since + SLOT_TIME).saturating_duration_since(now.mono);
         (!left.is_zero()).then_some(left)
     }
@@ -277,6 +282,16 @@ impl Entry {
             })
         } else {
             Need::Later(wait)
+        }
+    }
+
+    /// How far a job for it goes now.
+    pub(super) fn work(&self, key_type: KeyType, now: Now) -> Work {
+        let ready = self.attempt.as_ref().is_some_and(|attempt| attempt.may_be_sent(now.mono));
+        if slow_keys::are_slow(key_type) && !ready {
+            Work::Key
+        } else {
+            Work::Request
         }
     }
 

@@ -12,7 +12,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::core::{Core, Counters};
+use super::core::{Core, Counters, Load};
 use super::entry::{EntryKey, Now};
 use super::{EntryEnded, EntrySnapshot, EntryState, Held, Workload, WorkloadUid};
 use crate::csr_client::SignerName;
@@ -145,9 +145,10 @@ impl Handle {
         self.shared.lock().outage_budget(self.shared.now())
     }
 
-    /// The counters, and how many entries are in flight and due.
-    pub(super) fn counters(&self) -> Counters {
-        self.shared.lock().counters(self.shared.now())
+    /// What happened so far, and how many requests there are now.
+    pub(super) fn counters(&self) -> (Counters, Load) {
+        let core = self.shared.lock();
+        (core.counters(), core.load(self.shared.now()))
     }
 
     fn act<T>(&self, act: impl FnOnce(&mut Core, Now) -> T) -> T {

@@ -15,19 +15,49 @@ use tokio::time::Instant;
 
 use super::bundles;
 use super::entry::EntryKey;
-use super::slow_keys::SlowKeys;
+use super::slow_keys::{self, SlowKeys};
 use crate::csr_client::{RequestId, Retry, Sign, SignError, SignRequest, TokenSource};
 
 /// `Sign` keeps the deadline itself, and leaves the replica that let it pass; ours is later, for one that does not.
 const BELT: Duration = Duration::from_secs(5);
 
-/// A request that may be sent again: its key, its CSR, its name.
+/// How long a request is resumed with the same key and CSR; afterwards it begins anew. The authority keeps what it
+/// started for a cancelled request about as long.
+const RESUME_WINDOW: Duration = Duration::from_mins(5);
+
+/// A request that may be sent, or sent again: its key, its CSR, its name.
 #[derive(Debug)]
 pub(super) struct Attempt {
     key: PrivateKey,
     csr_pem: String,
     pub(super) request_id: RequestId,
-    pub(super) begun: Instant,
+    begun: Instant,
+}
+
+impl Attempt {
+    /// With a new CSR for this key.
+    pub(super) fn new(key: PrivateKey, id: &SpiffeId, request_id: RequestId) -> Result<Self, CsrError> {
+        let csr_pem = csr::build(&key, id)?.to_pem();
+        Ok(Self {
+            key,
+            csr_pem,
+            request_id,
+            begun: Instant::now(),
+        })
+    }
+
+    pub(super) fn may_be_sent(&self, now: Instant) -> bool {
+        now < self.begun + RESUME_WINDOW
+    }
+}
+
+/// How far a job goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Work {
+    /// Key and CSR, no further: where making the key takes its time ([`super::slow_keys`]).
+    Key,
+    /// The whole request; with a key and a CSR that are there, if there are.
+    Request,
 }
 
 /// What the worker shall do for one entry.
@@ -39,6 +69,7 @@ pub(super) struct Job {
     pub(super) token: Arc<dyn TokenSource>,
     pub(super) ttl: Duration,
     pub(super) pin: Option<Bundle>,
+    pub(super) work: Work,
     pub(super) resume: Option<Attempt>,
     pub(super) request_id: RequestId,
     pub(super) deadline: Duration,
@@ -52,9 +83,17 @@ pub(super) struct Outcome {
     pub(super) request_id: RequestId,
     /// From the request's going out to its end; without making the key.
     pub(super) took: Duration,
-    pub(super) result: Result<Issued, IssueError>,
+    pub(super) result: Result<Done, IssueError>,
     /// To be resumed, if the error allows it.
     pub(super) attempt: Option<Attempt>,
+}
+
+/// What a job brought.
+#[derive(Debug)]
+pub(super) enum Done {
+    /// To be sent.
+    Key(Attempt),
+    Certificate(Issued),
 }
 
 /// A verified certificate and the roots that came with it.
@@ -157,9 +196,13 @@ impl Issuer {
             None => self.prepare(&job).await,
         };
         let sent = Instant::now();
-        let (result, attempt) = match attempt {
-            Ok(attempt) => self.send(&job, attempt).await,
-            Err(error) => (Err(error), None),
+        let (result, attempt) = match (attempt, job.work) {
+            (Ok(attempt), Work::Key) => (Ok(Done::Key(attempt)), None),
+            (Ok(attempt), Work::Request) => {
+                let (issued, attempt) = self.send(&job, attempt).await;
+                (issued.map(Done::Certificate), attempt)
+            }
+            (Err(error), _) => (Err(error), None),
         };
         let request_id = attempt
             .as_ref()
@@ -176,25 +219,17 @@ impl Issuer {
 
     async fn prepare(&self, job: &Job) -> Result<Attempt, IssueError> {
         let key = self.make_key(job.entry.key_type).await?;
-        let csr_pem = csr::build(&key, &job.id).map_err(IssueError::Csr)?.to_pem();
-        Ok(Attempt {
-            key,
-            csr_pem,
-            request_id: job.request_id.clone(),
-            begun: Instant::now(),
-        })
+        Attempt::new(key, &job.id, job.request_id.clone()).map_err(IssueError::Csr)
     }
 
     async fn make_key(&self, key_type: KeyType) -> Result<PrivateKey, IssueError> {
         let failed = |source| IssueError::Key { key_type, source };
-        match key_type {
-            // Tens of microseconds: cheaper here than the way to another thread and back.
-            KeyType::P256 | KeyType::P384 => PrivateKey::generate(key_type).map_err(failed),
-            KeyType::Rsa2048 | KeyType::Rsa3072 | KeyType::Rsa4096 => {
-                let made = self.slow_keys.make(move || PrivateKey::generate(key_type)).await;
-                made.ok_or(IssueError::KeyInterrupted(key_type))?.map_err(failed)
-            }
+        if slow_keys::are_slow(key_type) {
+            let made = self.slow_keys.make(move || PrivateKey::generate(key_type)).await;
+            return made.ok_or(IssueError::KeyInterrupted(key_type))?.map_err(failed);
         }
+        // Tens of microseconds: cheaper here than the way to another thread and back.
+        PrivateKey::generate(key_type).map_err(failed)
     }
 
     async fn send(&self, job: &Job, attempt: Attempt) -> (Result<Issued, IssueError>, Option<Attempt>) {

@@ -11,7 +11,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use super::core::Counters;
+use super::core::{Counters, Load};
 use super::{EntrySnapshot, Handle, Phase};
 use crate::csr_client::SignerName;
 
@@ -57,10 +57,10 @@ const CSR: [(&str, &str); 1] = [("request_type", "csr")];
 impl Collector for RotationCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let entries = self.handle.snapshot();
-        let counters = self.handle.counters();
+        let (counters, load) = self.handle.counters();
         self.encode_certificates(&mut encoder, &entries)?;
         encode_istio_counters(&mut encoder, &counters)?;
-        encode_ours(&mut encoder, &counters, &entries)?;
+        encode_ours(&mut encoder, &counters, load, &entries)?;
         if let Some(budget) = self.handle.outage_budget() {
             let help = "Seconds until the first certificate of this node expires if nothing can be renewed";
             gauge(
@@ -127,7 +127,12 @@ fn encode_istio_counters(encoder: &mut DescriptorEncoder<'_>, counters: &Counter
     Ok(())
 }
 
-fn encode_ours(encoder: &mut DescriptorEncoder<'_>, counters: &Counters, entries: &[EntrySnapshot]) -> fmt::Result {
+fn encode_ours(
+    encoder: &mut DescriptorEncoder<'_>,
+    counters: &Counters,
+    load: Load,
+    entries: &[EntrySnapshot],
+) -> fmt::Result {
     for (name, help, value) in [
         (
             "ensign_agent_certificates_issued",
@@ -157,13 +162,13 @@ fn encode_ours(encoder: &mut DescriptorEncoder<'_>, counters: &Counters, entries
         encoder,
         "ensign_agent_requests_in_flight",
         "Requests without an answer yet",
-        as_number(counters.in_flight),
+        as_number(load.in_flight),
     )?;
     gauge(
         encoder,
         "ensign_agent_requests_queued",
-        "Requests that are due and wait for a slot",
-        as_number(counters.queued),
+        "Requests that are due and wait for a slot or for their key",
+        as_number(load.queued),
     )?;
     let help = "Entries by phase";
     let mut phases = encoder.encode_descriptor("ensign_agent_entries", help, None, MetricType::Gauge)?;

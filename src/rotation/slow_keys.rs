@@ -1,11 +1,18 @@
 //! Keys that take up to seconds of a core (RSA): one at a time, each by a thread that yields to all others.
 //!
-//! So a node full of RSA workloads stays alive. A key whose request is gone is made to its end all the same, since nothing can stop that;
+//! So a node full of RSA workloads stays alive. A request that needs such a key begins with a job that makes it and asks nobody, and takes no
+//! slot of those that ask ([`core`](super::core)): no workload waits for another's key. A key whose request is gone is made to its end all the same, since nothing can stop that;
 //! it keeps its turn meanwhile, or whoever makes and deletes pods in a loop would have one thread more for each.
 
 use std::sync::Arc;
 
+use ensign_pki::KeyType;
 use tokio::sync::{Mutex, oneshot};
+
+/// Whether keys of this type are made here.
+pub(super) fn are_slow(key_type: KeyType) -> bool {
+    key_type.is_rsa()
+}
 
 /// The one turn. Clones share it.
 #[derive(Clone, Debug, Default)]

@@ -4,7 +4,7 @@
 //! Promises: at most one request per entry, at most `max_in_flight` slots taken, and at most half of them by requests
 //! that failed before; a single slot goes to such a request only when no other wants it. A request gives its slot back
 //! after [`SLOT_TIME`] and goes on without it, so requests that hang cannot keep others waiting; each entry having one at
-//! most bounds their number.
+//! most bounds their number. Keys that are slow to make are made without a slot, one at a time, the most urgent first.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::bundles::{self, Bundles, Scope};
 use super::entry::{Entry, EntryKey, InFlight, Need, Now, Rank, Renewal, SLOT_TIME, Stage};
-use super::issue::{IssueError, Issued, Job, Outcome};
+use super::issue::{Done, IssueError, Issued, Job, Outcome, Work};
 use super::queue::Queue;
 use super::snapshot::LastError;
 use super::{
@@ -24,9 +24,6 @@ use super::{
 };
 use crate::csr_client::{RequestId, SignerName};
 
-/// How long a request is resumed with the same key and CSR; afterwards it begins anew. The authority keeps what it
-/// started for a cancelled request about as long.
-const RESUME_WINDOW: Duration = Duration::from_mins(5);
 /// The longest sleep: a clock that was stepped, or a machine that slept, is noticed after so long.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
@@ -48,7 +45,14 @@ pub(super) struct Counters {
     pub(super) rotated: u64,
     pub(super) adopted: u64,
     pub(super) failures: BTreeMap<&'static str, u64>,
+}
+
+/// How many requests there are now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Load {
+    /// Without an answer yet.
     pub(super) in_flight: usize,
+    /// Due, and waiting for a slot or for their key.
     pub(super) queued: usize,
 }
 
@@ -182,37 +186,45 @@ impl Core {
         self.forget_idle(now);
         self.offer_what_is_valid(now);
         let mut sleep = LOOK_AGAIN;
-        let mut queue = Queue::default();
-        let (mut taken, mut taken_by_retries) = (0, 0);
+        let (mut queue, mut keys) = (Queue::default(), Queue::default());
+        let (mut taken, mut taken_by_retries, mut making_keys) = (0, 0, 0);
         for (key, entry) in &self.entries {
             match entry.need(now) {
                 Need::Nothing => {}
                 Need::Later(wait) => sleep = sleep.min(wait),
-                Need::Request(rank) => queue.push(rank, entry.quiet_until, key),
+                Need::Request(rank) => match entry.work(key.key_type, now) {
+                    Work::Request => queue.push(rank, entry.quiet_until, key),
+                    // What failed has no share of its own here: it would wait for as long as others come.
+                    Work::Key => keys.push(Rank { failed: false, ..rank }, None, key),
+                },
             }
             if let Some(left) = entry.left(now).filter(|left| !left.is_zero()) {
                 sleep = sleep.min(left); // What expires is withdrawn then, not when something else happens.
             }
-            if let Some(left) = entry.in_flight.as_ref().and_then(|request| request.slot_left(now)) {
+            let Some(request) = &entry.in_flight else { continue };
+            making_keys += usize::from(request.work == Work::Key);
+            if let Some(left) = request.slot_left(now) {
                 taken += 1;
-                taken_by_retries += usize::from(entry.in_flight.as_ref().is_some_and(|request| request.retry));
+                taken_by_retries += usize::from(request.retry);
                 sleep = sleep.min(left);
             }
         }
         let due = queue.len();
         let queue = queue.turns(self.config.max_in_flight.max(1), taken, taken_by_retries);
         let left_over = due - queue.len();
+        let keys = keys.turns(1, making_keys, 0);
         let jobs = queue
             .into_iter()
-            .filter_map(|(rank, key)| self.dispatch(&key, rank, now))
+            .map(|due| (due, Work::Request))
+            .chain(keys.into_iter().map(|due| (due, Work::Key)))
+            .filter_map(|((rank, key), work)| self.dispatch(&key, rank, work, now))
             .collect();
-        self.counters.queued = left_over;
         // A slot taken just now is given back by time too.
         let sleep = if left_over > 0 { sleep.min(SLOT_TIME) } else { sleep };
         Step { jobs, sleep }
     }
 
-    fn dispatch(&mut self, key: &EntryKey, rank: Rank, now: Now) -> Option<(Job, CancellationToken)> {
+    fn dispatch(&mut self, key: &EntryKey, rank: Rank, work: Work, now: Now) -> Option<(Job, CancellationToken)> {
         let pin = self.bundles.pinned(key.signer.as_ref()).cloned();
         let request_id = RequestId::from_bits(self.random.u64(..));
         self.next += 1;
@@ -221,17 +233,17 @@ impl Core {
         let cancel = CancellationToken::new();
         entry.in_flight = Some(InFlight {
             ticket,
+            work,
             since: now.mono,
             retry: rank.failed,
             _cancel: cancel.clone().drop_guard(),
         });
-        let resume = entry
-            .attempt
-            .take()
-            .filter(|attempt| now.mono < attempt.begun + RESUME_WINDOW);
+        let resume = entry.attempt.take().filter(|attempt| attempt.may_be_sent(now.mono));
         let request_id = resume.as_ref().map_or(request_id, |attempt| attempt.request_id.clone());
-        self.counters.requests += 1;
-        self.counters.retries += u64::from(rank.failed);
+        if work == Work::Request {
+            self.counters.requests += 1;
+            self.counters.retries += u64::from(rank.failed);
+        }
         let job = Job {
             ticket,
             entry: key.clone(),
@@ -239,6 +251,7 @@ impl Core {
             token: Arc::clone(&entry.token),
             ttl: self.config.ttl,
             pin,
+            work,
             resume,
             request_id,
             deadline: self.config.request_deadline,
@@ -265,7 +278,8 @@ impl Core {
         entry.in_flight = None;
         self.counters.latency += took;
         match result {
-            Ok(issued) => self.accept(&key, issued, &request_id, now),
+            Ok(Done::Key(attempt)) => entry.attempt = Some(attempt),
+            Ok(Done::Certificate(issued)) => self.accept(&key, issued, &request_id, now),
             Err(error) => {
                 entry.attempt = attempt;
                 self.back_off(&key, &error, &request_id, now);
@@ -414,17 +428,19 @@ impl Core {
         self.entries.values().filter_map(|entry| entry.least_left(now)).min()
     }
 
-    pub(super) fn counters(&self, now: Now) -> Counters {
-        let in_flight = self.entries.values().filter(|entry| entry.in_flight.is_some()).count();
-        let queued = self
-            .entries
-            .values()
-            .filter(|entry| matches!(entry.need(now), Need::Request(_)))
-            .count();
-        Counters {
-            in_flight,
-            queued,
-            ..self.counters.clone()
+    pub(super) fn counters(&self) -> Counters {
+        self.counters.clone()
+    }
+
+    pub(super) fn load(&self, now: Now) -> Load {
+        let mut load = Load::default();
+        for entry in self.entries.values() {
+            match entry.in_flight.as_ref().map(|request| request.work) {
+                Some(Work::Request) => load.in_flight += 1,
+                Some(Work::Key) => load.queued += 1,
+                None => load.queued += usize::from(matches!(entry.need(now), Need::Request(_))),
+            }
         }
+        load
     }
 }

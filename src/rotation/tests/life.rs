@@ -205,5 +205,5 @@ async fn a_thousand_workloads_come_and_go_and_leave_nothing() {
     }
     pass(1).await;
     assert!(node.handle.snapshot().is_empty());
-    assert_eq!(node.handle.counters().in_flight, 0);
+    assert_eq!(node.handle.counters().1.in_flight, 0);
 }

@@ -11,4 +11,5 @@ mod fail;
 pub(crate) mod fake;
 mod life;
 mod refuse;
+mod slow;
 mod time;
