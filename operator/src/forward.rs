@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
+use kube::api::Portforwarder;
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -54,26 +55,42 @@ impl Door {
         F: Future<Output = Result<T, E>>,
         E: std::error::Error + 'static,
     {
-        let pods = Api::<Pod>::namespaced(self.access.client(), &self.namespace);
-        let ports = [self.port];
-        let mut forward = bounded(pods.portforward(&self.pod, &ports))
-            .await
-            .map_err(|why| self.error(why))?;
+        let mut forward = self.forward().await?;
         let said = forward.take_error(self.port);
         let Some(stream) = forward.take_stream(self.port) else {
             return Err(self.error("the API server gave no stream".to_owned()));
         };
-        let outcome = talk(Box::new(stream)).await;
-        match outcome {
-            Ok(value) => Ok(value),
-            Err(error) => {
-                let said = match said {
-                    Some(said) => timeout(LAST_WORDS, said).await.ok().flatten(),
-                    None => None,
-                };
-                Err(self.error(said.unwrap_or_else(|| ensign_daemon::logging::chain(&error))))
-            }
-        }
+        let error = match talk(Box::new(stream)).await {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        let said = match said {
+            Some(said) => timeout(LAST_WORDS, said).await.ok().flatten(),
+            None => None,
+        };
+        let said = match said {
+            Some(said) => Some(said),
+            None => self.last_words().await,
+        };
+        Err(self.error(said.unwrap_or_else(|| ensign_daemon::logging::chain(&error))))
+    }
+
+    /// What the node says about the port to one who says nothing himself. Who writes when the connection has just been ended loses the
+    /// words that came with the end.
+    async fn last_words(&self) -> Option<String> {
+        let mut forward = self.forward().await.ok()?;
+        let said = forward.take_error(self.port)?;
+        // Held until then: who lets the stream go ends the connection.
+        let _stream = forward.take_stream(self.port)?;
+        timeout(LAST_WORDS, said).await.ok()?
+    }
+
+    async fn forward(&self) -> Result<Portforwarder, ForwardError> {
+        let pods = Api::<Pod>::namespaced(self.access.client(), &self.namespace);
+        let ports = [self.port];
+        bounded(pods.portforward(&self.pod, &ports))
+            .await
+            .map_err(|why| self.error(why))
     }
 
     /// While `act` runs, a port of this machine's loopback leads there. For one connection.

@@ -38,20 +38,14 @@ async fn a_pod_is_explained_by_its_kubelet_and_its_agent() -> anyhow::Result<()>
     refused(&alone, &operator).await?;
 
     // The agent of the node goes. What it left with kubelet stays: the driver is registered until another takes its place.
-    let nowhere = |value| json!({ "spec": { "nodeSelector": { "ensign.mesh/nowhere": value } } });
-    change(&alone, nowhere(json!("true"))).await?;
-    until("the agent to go", PATIENCE, async || {
-        ensure!(agents(&alone).await?.is_empty(), "it is there");
-        Ok(())
-    })
-    .await?;
+    gone(&alone).await?;
     operator.explained(HERE, "httpbin", &["no_agent"]).await?;
 
     // Back, without the roots of its authority.
     let maps = Api::<ConfigMap>::namespaced(alone.cluster.admin(), PLACE);
     let roots = maps.get(ROOTS).await?;
     maps.delete(ROOTS, &DeleteParams::default()).await?;
-    change(&alone, nowhere(Value::Null)).await?;
+    change(&alone, nowhere(&Value::Null)).await?;
     let (code, findings) = operator.explained(HERE, "httpbin", &["no_roots"]).await?;
     ensure!(code == 1, "{findings:#?}");
     let mut again = ConfigMap::default();
@@ -60,7 +54,55 @@ async fn a_pod_is_explained_by_its_kubelet_and_its_agent() -> anyhow::Result<()>
     operator
         .explained(HERE, "httpbin", &["certificate", "no_envoy"])
         .await?;
+    alone.delete(HERE, "httpbin").await?;
+    unregistered(&alone, &operator).await?;
     alone.finish().await
+}
+
+/// The agent runs and looks for kubelet where this one is not, as with a wrong `agent.kubeletDir`. Without a volume the agent before it took
+/// the driver away when it went.
+async fn unregistered(alone: &Alone, operator: &Operator<'_>) -> anyhow::Result<()> {
+    gone(alone).await?;
+    let registry = |path: &str| {
+        let place = json!({ "path": path, "type": "DirectoryOrCreate" });
+        let mut template = nowhere(&Value::Null);
+        template["spec"]["volumes"] = json!([{ "name": "registry", "hostPath": place }]);
+        template
+    };
+    change(alone, registry("/run/elsewhere/plugins_registry")).await?;
+    until("the agent that nobody finds to run", PATIENCE, async || {
+        let agents = agents(alone).await?;
+        let phase = agents.first().and_then(|agent| agent.status.as_ref()?.phase.as_deref());
+        ensure!(phase == Some("Running"), "{agents:?}");
+        Ok(())
+    })
+    .await?;
+    alone.create(HERE, "late", json!({ "signer": "foo" })).await?;
+    alone.event(HERE, "late", "FailedMount").await?;
+    let (code, findings) = operator.explained(HERE, "late", &["not_registered"]).await?;
+    ensure!(
+        code == 1 && findings[0].to_string().contains("agent.kubeletDir"),
+        "{findings:#?}"
+    );
+    change(alone, registry("/var/lib/kubelet/plugins_registry")).await?;
+    alone.running(HERE, "late").await?;
+    let (code, findings) = operator.explained(HERE, "late", &["certificate", "no_envoy"]).await?;
+    ensure!(code == 0, "{findings:#?}");
+    Ok(())
+}
+
+/// The agents run on no node, or on all again.
+fn nowhere(value: &Value) -> Value {
+    json!({ "spec": { "nodeSelector": { "ensign.mesh/nowhere": value } } })
+}
+
+async fn gone(alone: &Alone) -> anyhow::Result<()> {
+    change(alone, nowhere(&json!("true"))).await?;
+    until("the agent to go", PATIENCE, async || {
+        ensure!(agents(alone).await?.is_empty(), "it is there");
+        Ok(())
+    })
+    .await
 }
 
 /// By the RA, by the agent, and by kubelet itself.

@@ -73,10 +73,17 @@ fn volumes(pod: &Pod) -> Vec<Finding> {
     findings
 }
 
-/// Istio's pilot-agent looks for one path, and falls back to Istio's own CA without a word if nothing answers there.
+/// Istio's pilot-agent looks for one path. If nothing answers there and the name is its own default, it falls back to Istio's own CA without
+/// a word; with any other name it ends.
 fn socket(proxy: &Proxy, volumes: &[Volume]) -> Option<Finding> {
+    let file = proxy.socket_file.as_deref().unwrap_or(ISTIO_SOCKET);
+    let then = if file == ISTIO_SOCKET {
+        "uses Istio's own CA"
+    } else {
+        "does not start"
+    };
     let Some((volume, path)) = &proxy.mount else {
-        let cause = "container istio-proxy does not mount the volume of csi.ensign.mesh, so it uses Istio's own CA";
+        let cause = format!("container istio-proxy does not mount the volume of csi.ensign.mesh, so it {then}");
         let fix = format!("mount it there at {WORKLOAD_SOCKETS}, as the template `ensign` does");
         return Some(Finding::wrong("socket_not_used", cause, fix));
     };
@@ -86,12 +93,11 @@ fn socket(proxy: &Proxy, volumes: &[Volume]) -> Option<Finding> {
         .attributes
         .get("socketName");
     let name = attribute.map_or(DEFAULT_SOCKET, String::as_str);
-    let file = proxy.socket_file.as_deref().unwrap_or("socket");
     if path.trim_end_matches('/') == WORKLOAD_SOCKETS && file == name {
         return None;
     }
     let cause = format!(
-        "the socket is {path}/{name}, but istio-proxy looks for {WORKLOAD_SOCKETS}/{file} and falls back to Istio's own CA"
+        "the socket is {path}/{name}, but istio-proxy looks for {WORKLOAD_SOCKETS}/{file}, finds nothing and {then}"
     );
     let fix = format!(
         "mount the volume at {WORKLOAD_SOCKETS} and set WORKLOAD_IDENTITY_SOCKET_FILE={name}, as the template `ensign` does"
@@ -272,5 +278,8 @@ fn unreadable(what: &str, why: &str, right: &str) -> Finding {
 
 /// Where pilot-agent looks, whatever the file is called (Istio, pkg/security/security.go).
 const WORKLOAD_SOCKETS: &str = "/var/run/secrets/workload-spiffe-uds";
+
+/// The name that pilot-agent looks for where it is told none.
+const ISTIO_SOCKET: &str = "socket";
 /// Of a volume that names none.
 const DEFAULT_SOCKET: &str = "ensign.sock";

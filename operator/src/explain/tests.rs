@@ -137,6 +137,21 @@ fn each_diagnosis(change: fn(&mut Facts), expected: &[&str], exit_code: u8) {
     assert_eq!(Report::new("", findings).exit_code(), exit_code);
 }
 
+#[test_case(None, "uses Istio's own CA"; "Istio's own name")]
+#[test_case(Some("other.sock"), "does not start"; "another name")]
+fn what_pilot_agent_does_without_the_socket_depends_on_the_name(file: Option<&str>, expected: &str) {
+    for mounted in [false, true] {
+        let mut facts = fine();
+        let proxy = facts.pod.proxy.as_mut().unwrap();
+        proxy.socket_file = file.map(str::to_owned);
+        if !mounted {
+            proxy.mount = None;
+        }
+        let findings = judge(&facts);
+        assert!(findings[0].cause.ends_with(expected), "{findings:?}");
+    }
+}
+
 #[test_case("active", "", &["certificate"]; "active")]
 #[test_case("renewing", "", &["certificate"]; "renewing")]
 #[test_case("adopted", "", &["certificate"]; "adopted")]
