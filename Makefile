@@ -59,10 +59,13 @@ build: ## Build every program
 # because other flags build everything anew.
 REMAP = --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=/cargo --remap-path-prefix=$(CURDIR)=/ensign \
 	--remap-path-prefix=$(abspath $(TARGET))=/target
+# Or aws-lc-rs, which makes RSA keys.
+PROVIDER ?= ring
 image: ## Build the images of agent and RA (OCI archives in target/images, with their bills of materials; no daemon needed)
-	RUSTFLAGS="$(REMAP)" $(CARGO) build $(LOCKED) --release --bins -p ensign-agent -p ensign-ra --target-dir $(TARGET)/image
+	RUSTFLAGS="$(REMAP)" $(CARGO) build $(LOCKED) --release --bins -p ensign-agent -p ensign-ra --target-dir $(TARGET)/image \
+		--no-default-features --features $(PROVIDER)
 	$(CARGO) build $(LOCKED) --workspace --bins $(ONE_GRAPH)
-	@exec $(TARGET)/debug/ensign-image --programs $(TARGET)/image/release --out $(TARGET)/images
+	@exec $(TARGET)/debug/ensign-image --programs $(TARGET)/image/release --provider $(PROVIDER) --out $(TARGET)/images
 
 cluster: tools kubernetes build ## Get a shell with kubectl in a real Kubernetes with cert-manager, our RA and Envoys that have its certificates
 	@exec $(TARGET)/debug/ensign-cluster
@@ -83,9 +86,10 @@ test-image: setup image ## Run the tests on real nodes with exactly the images o
 	$(CARGO) build $(LOCKED) --workspace --bins --test ring_e2e
 	ENSIGN_IMAGES=$(abspath $(TARGET)/images) $(NEXTEST) --workspace --test ring_e2e
 
-test-aws-lc-rs: tools ## Run the unit tests and one on real Envoys with the other crypto provider (part of `test`)
-	$(CARGO) build $(LOCKED) --lib --bins --test ring_envoy $(AWS)
-	$(NEXTEST) --lib --bins --test ring_envoy $(AWS) -E 'not binary(ring_envoy) or test(/^provider::/)'
+test-aws-lc-rs: setup ## Run the unit tests, one on real Envoys and one on a real node with the other crypto provider (part of `test`)
+	$(CARGO) build $(LOCKED) --lib --bins --test ring_envoy --test ring_e2e $(AWS)
+	$(NEXTEST) --lib --bins --test ring_envoy --test ring_e2e $(AWS) \
+		-E 'not binary(/^ring_/) or test(/^provider::/) or test(/^attacks::rsa::/)'
 
 lint: tools ## Formatting, clippy, rustdoc, dependency policy, tidy rules
 	$(CARGO) fmt --all --check

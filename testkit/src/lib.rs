@@ -29,6 +29,7 @@ pub mod tap;
 pub mod tokens;
 
 pub use ca::TestCa;
+pub use ensign_pki::crypto::PROVIDER_NAME;
 pub use eventually::{eventually, patience};
 pub use fake_envoy::FakeEnvoy;
 pub use fake_ra::FakeRa;

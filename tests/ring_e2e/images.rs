@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, ensure};
+use ensign_pki::crypto::PROVIDER_NAME;
 use ensign_testbed::image::{Compression, ours};
 use ensign_testbed::process::own_binary;
 use serde_json::{Value, json};
@@ -14,8 +15,8 @@ fn two_makings_give_the_same_images_and_bills() -> anyhow::Result<()> {
     let binary = own_binary("ensign-agent")?;
     let programs = binary.parent().context("a program is in a folder")?;
     let [one, two] = [tempfile::tempdir()?, tempfile::tempdir()?];
-    let first = ours::write(programs, one.path(), Compression::Gzip)?;
-    let second = ours::write(programs, two.path(), Compression::Gzip)?;
+    let first = ours::write(programs, PROVIDER_NAME, one.path(), Compression::Gzip)?;
+    let second = ours::write(programs, PROVIDER_NAME, two.path(), Compression::Gzip)?;
     for (first, second) in first.iter().zip(&second) {
         ensure!(
             first.written.digest == second.written.digest,
@@ -60,7 +61,7 @@ fn the_dockerfile_puts_the_same_files_into_its_images() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/image");
     let dockerfile = std::fs::read_to_string(deploy.join("Dockerfile"))?;
-    for made in ours::write(programs, folder.path(), Compression::None)? {
+    for made in ours::write(programs, PROVIDER_NAME, folder.path(), Compression::None)? {
         let (program, _) = made.name.split_once(':').context("an image has a tag")?;
         ensure!(
             dockerfile.contains(&format!("ENV PATH=/\nENTRYPOINT [\"/{program}\"]"))
@@ -95,7 +96,7 @@ fn the_dockerfile_puts_the_same_files_into_its_images() -> anyhow::Result<()> {
 fn bill_is_whole(path: &Path) -> anyhow::Result<()> {
     let bill: Value = serde_json::from_slice(&std::fs::read(path)?)?;
     let components = bill["components"].as_array().context("no components")?;
-    for name in ["rustls", "ring", "tokio", "ensign-pki"] {
+    for name in ["rustls", PROVIDER_NAME, "tokio", "ensign-pki"] {
         let found = components.iter().find(|component| component["name"] == name);
         let purl = found.with_context(|| format!("{} lacks {name}", path.display()))?["purl"].clone();
         ensure!(

@@ -11,6 +11,9 @@ struct Args {
     /// Folder with the programs ensign-agent and ensign-ra
     #[arg(long)]
     programs: PathBuf,
+    /// The crypto provider that they were built with: `ring` or `aws-lc-rs`
+    #[arg(long)]
+    provider: String,
     /// Folder for the images
     #[arg(long)]
     out: PathBuf,
@@ -23,7 +26,7 @@ struct Args {
 )]
 fn main() -> ExitCode {
     let args = Args::parse();
-    match ours::write(&args.programs, &args.out, Compression::Gzip) {
+    match ours::write(&args.programs, &args.provider, &args.out, Compression::Gzip) {
         Ok(made) => {
             for image in made {
                 let written = &image.written;

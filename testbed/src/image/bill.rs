@@ -15,8 +15,8 @@ use sha2::{Digest as _, Sha256};
 use super::{Image, archive::architecture, run};
 
 /// Of the image that holds this program of ours.
-pub(super) fn of(program: &str, image: &Image, binary: &Path) -> anyhow::Result<Value> {
-    let mut components = crates(program)?;
+pub(super) fn of(program: &str, provider: &str, image: &Image, binary: &Path) -> anyhow::Result<Value> {
+    let mut components = crates(program, provider)?;
     for library in &image.libraries {
         components.push(of_library(library)?);
     }
@@ -39,7 +39,7 @@ pub(super) fn of(program: &str, image: &Image, binary: &Path) -> anyhow::Result<
 }
 
 /// The crates that this program links, by cargo's own word; those that only build it are not in the image.
-fn crates(program: &str) -> anyhow::Result<Vec<Value>> {
+fn crates(program: &str, provider: &str) -> anyhow::Result<Vec<Value>> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .args([
@@ -50,6 +50,7 @@ fn crates(program: &str) -> anyhow::Result<Vec<Value>> {
             "--edges",
             "normal,no-proc-macro",
         ])
+        .args(["--no-default-features", "--features", provider])
         .args(["--prefix", "none", "--format", "{p}\t{l}"])
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
     let text = run(&mut cargo)?;

@@ -50,8 +50,8 @@ pub struct Ours {
     pub bill: PathBuf,
 }
 
-/// Makes both from the programs in a folder.
-pub fn write(programs: &Path, to: &Path, compression: Compression) -> anyhow::Result<Vec<Ours>> {
+/// Makes both from the programs in a folder, which were built with this crypto provider (a feature of theirs).
+pub fn write(programs: &Path, provider: &str, to: &Path, compression: Compression) -> anyhow::Result<Vec<Ours>> {
     let work = tempfile::tempdir().context("cannot make a folder")?;
     let mut made = Vec::new();
     for recipe in RECIPES {
@@ -65,7 +65,7 @@ pub fn write(programs: &Path, to: &Path, compression: Compression) -> anyhow::Re
             .label("licenses", "Apache-2.0");
         let written = image.write(&to.join(format!("{program}.tar")), compression)?;
         let bill = to.join(format!("{program}.cdx.json"));
-        let text = format!("{:#}\n", bill::of(program, &image, &binary)?);
+        let text = format!("{:#}\n", bill::of(program, provider, &image, &binary)?);
         std::fs::write(&bill, text).with_context(|| format!("cannot write {}", bill.display()))?;
         made.push(Ours {
             name: recipe.image,

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
+use ensign_testkit::PROVIDER_NAME;
 
 use crate::{
     image::{Compression, Image, ours, run, stripped},
@@ -65,7 +66,7 @@ fn make_all(to: &Path) -> anyhow::Result<()> {
         let binary = own_binary("ensign-agent")?;
         own_binary("ensign-ra")?;
         let programs = binary.parent().context("a program is in a folder")?;
-        ours::write(programs, to, Compression::None)?;
+        ours::write(programs, PROVIDER_NAME, to, Compression::None)?;
     }
     let work = tempfile::tempdir().context("cannot make a folder")?;
     guest(work.path())?.write(&to.join("guest.tar"), Compression::None)?;
