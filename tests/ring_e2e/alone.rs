@@ -241,14 +241,19 @@ impl Alone {
     }
 }
 
+/// Whom everybody may ask; the first is the default.
+pub(crate) const SIGNERS: [&str; 4] = ["foo", "second", "third", "fourth"];
+
 fn policy(folder: &Folder) -> Value {
+    let signers = SIGNERS
+        .map(|name| json!({ "name": name, "local": { "dir": folder.join(&format!("ca-{name}")), "selfSigned": true } }));
     json!({
         "apiVersion": "ensign.mesh/v1",
         "trustDomain": "cluster.local",
         "ttl": { "default": "1h", "min": "10m", "max": "24h" },
         "backdate": "2m",
-        "signers": [{ "name": "foo", "local": { "dir": folder.join("ca-foo"), "selfSigned": true } }],
-        "rules": [{ "namespace": "*", "serviceAccounts": ["*"], "signers": ["foo"], "default": "foo" }],
+        "signers": signers,
+        "rules": [{ "namespace": "*", "serviceAccounts": ["*"], "signers": SIGNERS, "default": SIGNERS[0] }],
     })
 }
 

@@ -47,14 +47,14 @@ pub(super) async fn names_of_sockets_are_names(scene: &Scene<'_>) -> anyhow::Res
     scene.delete(&names).await
 }
 
-/// RSA keys cost seconds of a processor each; without the operator's word none is made.
+/// RSA keys cost seconds of a processor each; without the operator's word none is made. With it: [`super::rsa`].
 pub(super) async fn keys_of_other_kinds_are_the_operators_to_allow(scene: &Scene<'_>) -> anyhow::Result<()> {
     let mut names = Vec::new();
     let mut mounts = Vec::new();
     for number in 0..25 {
         let attacker = Attacker::new(&format!("rsa-{number}"), &["pause"])
-            .volumes(4)
-            .attributes(json!({ "signer": "foo", "keyType": "RSA-4096" }));
+            .attributes(json!({ "signer": "foo", "keyType": "RSA-4096" }))
+            .volumes(4);
         mounts.push(scene.mount(&scene.create(&attacker).await?)?);
         names.push(attacker.name().to_owned());
     }

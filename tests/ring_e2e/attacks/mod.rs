@@ -14,6 +14,8 @@ mod floods;
 mod guard;
 mod places;
 mod pods;
+#[cfg(feature = "aws-lc-rs")]
+mod rsa;
 mod scene;
 mod symlinks;
 

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 pub(super) struct Attacker {
     name: String,
     args: Vec<String>,
-    attributes: Value,
-    volumes: usize,
+    /// Of each volume.
+    attributes: Vec<Value>,
     read_only: bool,
     /// A folder of the node, at `/host`, as a user of whom the node knows nothing.
     host: Option<&'static str>,
@@ -25,8 +25,7 @@ impl Attacker {
         Self {
             name: name.to_owned(),
             args: args.iter().map(|&arg| arg.to_owned()).collect(),
-            attributes: json!({ "signer": "foo" }),
-            volumes: 1,
+            attributes: vec![json!({ "signer": "foo" })],
             read_only: true,
             host: None,
             gated: false,
@@ -37,12 +36,18 @@ impl Attacker {
         &self.name
     }
 
+    /// So many volumes, all with the attributes of the first.
     pub(super) fn volumes(mut self, count: usize) -> Self {
-        self.volumes = count;
+        self.attributes = vec![self.attributes.swap_remove(0); count];
         self
     }
 
-    pub(super) fn attributes(mut self, attributes: Value) -> Self {
+    /// Of the one volume.
+    pub(super) fn attributes(self, attributes: Value) -> Self {
+        self.volumes_with(vec![attributes])
+    }
+
+    pub(super) fn volumes_with(mut self, attributes: Vec<Value>) -> Self {
         self.attributes = attributes;
         self
     }
@@ -64,17 +69,16 @@ impl Attacker {
 
     /// As the API server wants it. The mounts do not say that they are read-only: that is for the volume to enforce.
     pub(super) fn object(&self) -> Value {
-        let mut mounts: Vec<_> = (0..self.volumes)
+        let mut mounts: Vec<_> = (0..self.attributes.len())
             .map(|number| json!({ "name": volume(number), "mountPath": format!("/v{number}") }))
             .collect();
-        let mut volumes: Vec<_> = (0..self.volumes)
-            .map(|number| {
-                json!({
-                    "name": volume(number),
-                    "csi": { "driver": "csi.ensign.mesh", "readOnly": self.read_only, "volumeAttributes": self.attributes },
-                })
+        let of_ours = |(number, attributes)| {
+            json!({
+                "name": volume(number),
+                "csi": { "driver": "csi.ensign.mesh", "readOnly": self.read_only, "volumeAttributes": attributes },
             })
-            .collect();
+        };
+        let mut volumes: Vec<_> = self.attributes.iter().enumerate().map(of_ours).collect();
         let mut user = json!({ "runAsUser": 0 });
         if let Some(folder) = self.host {
             mounts.push(json!({ "name": "host", "mountPath": "/host" }));
