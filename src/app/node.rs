@@ -83,45 +83,34 @@ impl Node {
     }
 
     fn appeared_or_changed(&mut self, workload: Workload) -> Result<(), Refused> {
-        let uid = Arc::clone(&workload.uid);
-        let outcome = match self.served.get(&uid) {
-            None => self.appeared(workload),
-            Some(served) if served.workload.socket == workload.socket && served.workload.signer == workload.signer => {
-                self.rotation.change(self.entry(&workload));
-                if let Some(served) = self.served.get_mut(&uid) {
-                    served.workload = workload;
-                }
-                Ok(())
-            }
-            Some(_) => self.moved(workload),
+        let same_socket = |served: &&mut Served| {
+            served.workload.socket == workload.socket && served.workload.signer == workload.signer
         };
-        outcome.map_err(|error| {
+        if let Some(served) = self.served.get_mut(&workload.uid).filter(same_socket) {
+            served.workload = workload.clone();
+            self.rotation.put(self.entry(&workload));
+            return Ok(());
+        }
+        let (name, path) = (Arc::clone(&workload.shares), workload.socket.path.clone());
+        self.serve(workload).map_err(|error| {
             let reason = ensign_daemon::logging::chain(&error);
-            tracing::error!(workload = %uid, error = reason, "socket not bound, the workload waits");
+            tracing::error!(workload = %name, path = %path.display(), error = reason, "socket not bound, the workload waits");
             Refused { reason }
         })
     }
 
-    /// Binds, makes the workload known, then serves: nobody can ask before there is something to ask for.
-    pub(super) fn appeared(&mut self, workload: Workload) -> Result<(), sds::BindError> {
-        let (handle, close) = self.bind(&workload)?;
-        tracing::info!(workload = %workload.uid, id = %workload.id, signer = workload.signer.as_ref().map(tracing::field::display), "workload added");
-        self.rotation.add(self.entry(&workload));
-        let closed = self.tasks.spawn(handle.run());
-        let served = Served {
-            workload,
-            close,
-            closed,
-        };
-        self.served.insert(Arc::clone(&served.workload.uid), served);
-        Ok(())
-    }
-
-    /// The new socket first: if it cannot be bound, the old one serves on. At the same path it replaces the old file.
-    fn moved(&mut self, workload: Workload) -> Result<(), sds::BindError> {
+    /// Binds, makes the workload known, then serves: nobody can ask before there is something to ask for. If the workload has a socket
+    /// and the new one cannot be bound, the old one serves on; at the same path the new file replaces the old one.
+    pub(super) fn serve(&mut self, workload: Workload) -> Result<(), sds::BindError> {
         let (handle, close) = self.bind(&workload)?;
         let old = self.served.remove(&workload.uid);
-        self.rotation.change(self.entry(&workload));
+        if old.is_none() {
+            tracing::info!(
+                workload = %workload.shares, id = %workload.id, signer = workload.signer.as_ref().map(tracing::field::display),
+                path = %workload.socket.path.display(), "workload added"
+            );
+        }
+        self.rotation.put(self.entry(&workload));
         let closed = self.tasks.spawn(handle.run());
         let served = Served {
             workload,
@@ -141,11 +130,11 @@ impl Node {
         let shares = &served.workload.shares;
         match self.served.values().find(|other| other.workload.shares == *shares) {
             // Its signer may have been this one's alone.
-            Some(other) => self.rotation.change(self.entry(&other.workload)),
+            Some(other) => self.rotation.put(self.entry(&other.workload)),
             None => self.rotation.remove(&WorkloadUid::new(shares)),
         }
         served.close.cancel();
-        tracing::info!(workload = %uid, "workload removed");
+        tracing::info!(workload = %shares, path = %served.workload.socket.path.display(), "workload removed");
         Some(served.closed)
     }
 

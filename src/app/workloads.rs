@@ -46,7 +46,7 @@ pub(super) async fn start(config: source::Config, mut node: Node, around: Around
             around.supervisor.spawn("workloads-file", watched.run(stop.clone()));
             for workload in workloads {
                 let uid = Arc::clone(&workload.uid);
-                node.appeared(workload).with_context(|| format!("workload {uid}"))?;
+                node.serve(workload).with_context(|| format!("workload {uid}"))?;
             }
             sockets.open();
             around.supervisor.spawn("source", source.run(notices, stop.clone()));
@@ -72,10 +72,11 @@ pub(super) async fn start(config: source::Config, mut node: Node, around: Around
             let count = workloads.len();
             let mut unbound = HashSet::new();
             for workload in workloads {
-                let uid = Arc::clone(&workload.uid);
-                if let Err(error) = node.appeared(workload) {
+                let (uid, name) = (Arc::clone(&workload.uid), Arc::clone(&workload.shares));
+                let path = workload.socket.path.clone();
+                if let Err(error) = node.serve(workload) {
                     let error = ensign_daemon::logging::chain(&error);
-                    tracing::error!(workload = %uid, error, "socket not bound again, it is tried on");
+                    tracing::error!(workload = %name, path = %path.display(), error, "socket not bound again, it is tried on");
                     unbound.insert(uid);
                 }
             }

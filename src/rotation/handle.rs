@@ -3,6 +3,7 @@
 //! Calls are short and never wait: they change the entries under a lock that is never held over I/O, and wake the
 //! worker. A [`Subscription`] keeps its entry wanted; dropping it ends the interest.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 
 use super::core::{Core, Counters, Load};
 use super::entry::{EntryKey, Now};
-use super::{EntryEnded, EntrySnapshot, EntryState, Held, Workload, WorkloadUid};
+use super::{EntryEnded, EntrySnapshot, EntryState, Held, RootSnapshot, Workload, WorkloadUid};
 use crate::csr_client::SignerName;
 
 /// What handles and the worker share.
@@ -78,14 +79,9 @@ pub enum SubscribeError {
 }
 
 impl Handle {
-    /// A workload appeared. Known already, it is a change.
-    pub fn add(&self, workload: Workload) {
-        self.act(|core, now| core.put(workload, now));
-    }
-
-    /// A workload changed. A new token source is taken up; for a new identity or kind of key its entries end, and for other
-    /// signers those that no socket of it leads to any more, and their subscribers with them.
-    pub fn change(&self, workload: Workload) {
+    /// A workload appeared or changed. A new token source is taken up; for a new identity or kind of key its entries end, and for
+    /// other signers those that no socket of it leads to any more, and their subscribers with them.
+    pub fn put(&self, workload: Workload) {
         self.act(|core, now| core.put(workload, now));
     }
 
@@ -137,6 +133,11 @@ impl Handle {
     /// Every entry as it is now, sorted by workload and signer.
     pub fn snapshot(&self) -> Vec<EntrySnapshot> {
         self.shared.lock().snapshot(self.shared.now())
+    }
+
+    /// Each root that some workload of this node is offered, once for each signer.
+    pub fn roots(&self) -> BTreeSet<RootSnapshot> {
+        self.shared.lock().roots()
     }
 
     /// How long until the first certificate on this node dies if nothing can be renewed; zero if one has; none if there

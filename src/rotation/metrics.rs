@@ -4,6 +4,7 @@
 //! counter), ours with the prefix `ensign_agent_`.
 
 use std::fmt;
+use std::time::SystemTime;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _};
@@ -59,6 +60,7 @@ impl Collector for RotationCollector {
         let entries = self.handle.snapshot();
         let (counters, load) = self.handle.counters();
         self.encode_certificates(&mut encoder, &entries)?;
+        self.encode_roots(&mut encoder)?;
         encode_istio_counters(&mut encoder, &counters)?;
         encode_ours(&mut encoder, &counters, load, &entries)?;
         if let Some(budget) = self.handle.outage_budget() {
@@ -81,13 +83,29 @@ impl RotationCollector {
         let mut family = encoder.encode_descriptor("istio_agent_cert_expiry_seconds", help, None, MetricType::Gauge)?;
         for entry in entries {
             let Some(not_after) = entry.not_after else { continue };
-            let left = match not_after.duration_since(now) {
-                Ok(left) => left.as_secs_f64(),
-                Err(over) => -over.duration().as_secs_f64(),
-            };
-            ConstGauge::new(left).encode(family.encode_family(&CertificateLabels::of(entry))?)?;
+            ConstGauge::new(left(not_after, now)).encode(family.encode_family(&CertificateLabels::of(entry))?)?;
         }
         Ok(())
+    }
+
+    fn encode_roots(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let now = self.clock.now();
+        let help = "Seconds until a root that this node's workloads trust expires, negative afterwards";
+        let mut family =
+            encoder.encode_descriptor("ensign_agent_root_expiry_seconds", help, None, MetricType::Gauge)?;
+        for root in self.handle.roots() {
+            let signer = root.signer.as_ref().map_or("", SignerName::as_str);
+            let labels = [("signer", signer), ("sha256", &root.sha256)];
+            ConstGauge::new(left(root.not_after, now)).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn left(not_after: SystemTime, now: SystemTime) -> f64 {
+    match not_after.duration_since(now) {
+        Ok(left) => left.as_secs_f64(),
+        Err(over) => -over.duration().as_secs_f64(),
     }
 }
 

@@ -3,11 +3,12 @@
 //! Pure, made anew at each look. Owns two rules: the most urgent first; and no starving, neither of what never failed by
 //! what fails (which gets half of the slots, and a single slot only when nothing else wants it), nor of one retry by
 //! others: retries take turns, or the many that wait for one authority in trouble would keep the few of another waiting for
-//! ever. Leaves urgency to [`entry`](super::entry).
+//! ever. Leaves urgency to [`need`](super::need).
 
 use tokio::time::Instant;
 
-use super::entry::{EntryKey, Rank};
+use super::entry::EntryKey;
+use super::need::Rank;
 
 /// What is due.
 #[derive(Debug, Default)]

@@ -1,8 +1,8 @@
-//! What `/status` and the metrics see of the entries: plain copies, no keys, no tokens.
+//! What `/status` and the metrics see of the entries and their roots: plain copies, no keys, no tokens.
 
 use std::time::{Duration, SystemTime};
 
-use ensign_pki::{KeyType, SpiffeId};
+use ensign_pki::{Certificate, KeyType, SpiffeId, crypto, hex};
 
 use super::WorkloadUid;
 use crate::csr_client::{RequestId, SignerName};
@@ -96,4 +96,25 @@ pub struct EntrySnapshot {
     pub attempts: u32,
     /// How many subscriptions there are.
     pub consumers: usize,
+}
+
+/// One root that is offered as it is now.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RootSnapshot {
+    /// To workloads of this signer; none means the authority's default.
+    pub signer: Option<SignerName>,
+    /// SHA-256 of the certificate, hexadecimal.
+    pub sha256: String,
+    /// The end of its validity.
+    pub not_after: SystemTime,
+}
+
+impl RootSnapshot {
+    pub(super) fn of(signer: Option<&SignerName>, root: &Certificate) -> Self {
+        Self {
+            signer: signer.cloned(),
+            sha256: hex::encode(&crypto::sha256(root.der())),
+            not_after: root.not_after(),
+        }
+    }
 }

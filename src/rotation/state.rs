@@ -57,8 +57,6 @@ pub struct CertificateSecret {
     pub version: String,
     /// The certificate and its key.
     pub svid: Svid,
-    /// The version of the bundle with which it was published: that bundle holds the root that the leaf needs.
-    pub roots_needed: String,
     /// The roots in which its chain really ends: mostly one, whatever else came with it.
     pub(super) anchors: Bundle,
     /// When it expires (the earliest end in the chain).

@@ -1,7 +1,7 @@
 //! Who gets certificates.
 //!
-//! A [`Workload`] is what a source knows of a caller. Its uid is the source's own and says nothing about identity: two
-//! pods of one service account are two workloads, and share neither key nor token.
+//! A [`Workload`] is who gets certificates of its own: all sockets of one pod for the same kind of key. Its name says nothing about
+//! identity: two pods of one service account are two workloads, and share neither key nor token.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -42,7 +42,7 @@ impl fmt::Debug for WorkloadUid {
 /// One workload and what its certificates are made of.
 #[derive(Debug, Clone)]
 pub struct Workload {
-    /// The source's name for it.
+    /// Its name, by which its sockets share entries, and which status, metrics and log show.
     pub uid: WorkloadUid,
     /// The identity that the source derived.
     pub id: SpiffeId,

@@ -26,7 +26,7 @@ async fn of_fixed_signer(node: &Node) -> (Workload, Option<SignerName>, String) 
     let mut fixed = workload("web");
     let signer: Option<SignerName> = Some("foo".parse().unwrap());
     fixed.signers = [signer.clone()].into();
-    node.handle.add(fixed.clone());
+    node.handle.put(fixed.clone());
     let mut stream = node
         .handle
         .subscribe(&fixed.uid, signer.clone(), Held::Nothing)
@@ -93,17 +93,17 @@ async fn beside_an_older_agent_nothing_is_fetched_for_what_returns_until_it_is_g
         other
     });
     for workload in [&held, &unused] {
-        node.handle.add(workload.clone());
+        node.handle.put(workload.clone());
     }
     for _ in 0..10 {
         // Kubelet brings tokens.
         pass(60).await;
-        node.handle.change(held.clone());
+        node.handle.put(held.clone());
     }
     // What is new is fetched at once, and whoever asks gets an answer.
     let mut new = workload("new");
     new.signers.clone_from(&fixed.signers);
-    node.handle.add(new);
+    node.handle.put(new);
     let mut asks = node.handle.subscribe(&node.add("asks"), None, Held::Nothing).unwrap();
     asks.changed().await.unwrap();
     assert_eq!(node.sign.count(), count + 2, "for these two alone");
@@ -162,7 +162,7 @@ async fn a_warm_up_waits_for_a_reconnecting_envoy() {
     let before = Node::start(config());
     let (fixed, signer, version) = of_fixed_signer(&before).await;
     let node = before.restart(config());
-    node.handle.add(fixed.clone());
+    node.handle.put(fixed.clone());
     pass(30).await;
     let _stream = node
         .handle
@@ -221,7 +221,7 @@ async fn a_certificate_of_another_identity_is_not_adopted() {
     // The operator gave the workload another account while the agent was down.
     let mut changed = workload("other");
     changed.uid = workload("web").uid;
-    node.handle.add(changed.clone());
+    node.handle.put(changed.clone());
     let _stream = node
         .handle
         .subscribe(&changed.uid, None, Held::Certificate(version))
@@ -236,7 +236,7 @@ async fn a_workload_that_comes_after_the_start_is_warmed_up_at_once() {
     pass(1).await;
     let mut fixed = workload("web");
     fixed.signers = [Some("foo".parse().unwrap())].into();
-    node.handle.add(fixed);
+    node.handle.put(fixed);
     pass(1).await;
     assert_eq!(
         node.sign.count(),

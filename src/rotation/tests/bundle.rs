@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use ensign_pki::Bundle;
+use ensign_pki::{Bundle, crypto, hex};
+use prometheus_client::registry::Registry;
 
 use super::fake::{Do, FakeCa, Node, config, pass};
-use crate::rotation::{Held, Subscription};
+use crate::rotation::{Held, RootSnapshot, RotationCollector, Subscription};
 
 const DAY: u64 = 24 * 3600;
 
@@ -49,6 +50,43 @@ async fn ordered_root_rotation_never_leaves_a_leaf_without_its_root() {
         }
         assert!(streams.iter().all(|stream| roots_of(stream) == expected));
     }
+}
+
+/// What tells an operator which node lacks a new root before the CA is switched.
+#[tokio::test(start_paused = true)]
+async fn each_root_that_is_offered_is_seen_once_for_each_signer() {
+    let node = Node::start(config());
+    assert!(node.handle.roots().is_empty());
+    let _streams: Vec<_> = ["a", "b"].map(|account| subscribe(&node, account)).into();
+    let by_default = node.add("c");
+    let _by_default = node.handle.subscribe(&by_default, None, Held::Nothing).unwrap();
+    pass(60).await;
+    let seen = || -> Vec<_> {
+        let roots = node.handle.roots();
+        let told = |root: &RootSnapshot| (root.signer.as_ref().map(ToString::to_string), root.sha256.clone());
+        roots.iter().map(told).collect()
+    };
+    let old = Bundle::parse_pem(&node.sign.ca.lock().1[0]).unwrap();
+    let sha256 = |bundle: &Bundle| hex::encode(&crypto::sha256(bundle.iter().next().unwrap().der()));
+    assert_eq!(seen(), [(None, sha256(&old)), (Some("foo".to_owned()), sha256(&old))]);
+    let not_after = node.handle.roots().first().unwrap().not_after;
+    assert_eq!(not_after, old.iter().next().unwrap().not_after());
+
+    let new = Bundle::parse_pem(&FakeCa::new().root_pem).unwrap();
+    node.handle.pin(Some("foo".parse().unwrap()), new.clone());
+    let mut metrics = Registry::default();
+    metrics.register_collector(Box::new(RotationCollector::new(
+        node.handle.clone(),
+        Arc::clone(&node.clock) as _,
+    )));
+    assert_eq!(seen(), [(None, sha256(&old)), (Some("foo".to_owned()), sha256(&new))]);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &metrics).unwrap();
+    let series = format!(
+        "ensign_agent_root_expiry_seconds{{signer=\"foo\",sha256=\"{}\"}}",
+        sha256(&new)
+    );
+    assert!(text.contains(&series), "{text}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -288,7 +288,7 @@ impl Node {
 
     pub(crate) fn add(&self, account: &str) -> WorkloadUid {
         let workload = workload(account);
-        self.handle.add(workload.clone());
+        self.handle.put(workload.clone());
         workload.uid
     }
 

@@ -133,10 +133,7 @@ fn a_key_for_which_an_envoy_waits_is_made_before_others() {
         .subscribe(&waiting.uid, foo, &Held::Nothing, scene.now)
         .unwrap();
     scene.made(&first[0]);
-    assert_eq!(
-        told(&scene.jobs()),
-        [("rsa-00", Work::Request), ("rsa-40", Work::Key)]
-    );
+    assert_eq!(told(&scene.jobs()), [("rsa-00", Work::Request), ("rsa-40", Work::Key)]);
 }
 
 #[test]
