@@ -15,6 +15,8 @@ mod files;
 mod findings;
 #[path = "tidy/invariants.rs"]
 mod invariants;
+#[path = "tidy/metrics.rs"]
+mod metrics;
 #[path = "tidy/names.rs"]
 mod names;
 #[path = "tidy/tree.rs"]

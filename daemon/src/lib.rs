@@ -16,6 +16,8 @@ pub mod logging;
 
 pub mod descriptors;
 
+pub mod build_info;
+
 pub mod supervise;
 
 pub mod watched_file;

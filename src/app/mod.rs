@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use ensign_daemon::supervise::{Signals, Supervisor};
 use ensign_daemon::watched_file::{FileSet, WatchMetrics, WatchedFile};
-use ensign_daemon::{Readiness, addresses, http};
+use ensign_daemon::{Readiness, addresses, build_info, http};
 use ensign_pki::{Bundle, SystemClock, crypto};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -82,7 +82,9 @@ async fn assemble(
     crypto::install_default();
     let stop = supervisor.stop_token();
     let mut registry = Registry::default();
-    let files = WatchMetrics::register(registry.sub_registry_with_prefix("ensign_agent"));
+    let ours = registry.sub_registry_with_prefix("ensign_agent");
+    build_info::register(ours, env!("CARGO_PKG_VERSION"), crypto::PROVIDER_NAME);
+    let files = WatchMetrics::register(ours);
     let clock = SystemClock::shared();
 
     let admin = http::bind(config.admin_addr, "--admin-addr").await?;

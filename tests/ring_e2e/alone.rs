@@ -245,8 +245,9 @@ impl Alone {
 pub(crate) const SIGNERS: [&str; 4] = ["foo", "second", "third", "fourth"];
 
 fn policy(folder: &Folder) -> Value {
-    let signers = SIGNERS
-        .map(|name| json!({ "name": name, "local": { "dir": folder.join(&format!("ca-{name}")), "selfSigned": true } }));
+    let signers = SIGNERS.map(
+        |name| json!({ "name": name, "local": { "dir": folder.join(&format!("ca-{name}")), "selfSigned": true } }),
+    );
     json!({
         "apiVersion": "ensign.mesh/v1",
         "trustDomain": "cluster.local",

@@ -19,7 +19,7 @@ use std::time::Duration;
 use ensign_daemon::readiness::Gate;
 use ensign_daemon::supervise::Signals;
 use ensign_daemon::watched_file::WatchMetrics;
-use ensign_daemon::{Readiness, Supervisor, addresses};
+use ensign_daemon::{Readiness, Supervisor, addresses, build_info};
 use ensign_pki::{SharedClock, SystemClock, crypto};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
@@ -197,6 +197,8 @@ async fn lead(
 impl Boot {
     fn new(clock: SharedClock) -> Self {
         let mut registry = Registry::default();
+        let ours = registry.sub_registry_with_prefix("ensign_ra");
+        build_info::register(ours, env!("CARGO_PKG_VERSION"), crypto::PROVIDER_NAME);
         Self {
             supervisor: Supervisor::new(),
             readiness: Readiness::new(),
