@@ -113,66 +113,76 @@ fn measure(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()>
 }
 
 async fn figures(args: &Args) -> anyhow::Result<()> {
-    let scale = if args.quick { scale::QUICK } else { scale::FULL };
-    let machine = Machine::look()?;
+    let scale = scale(args);
+    let mut told = Told::begin()?;
     let wanted = |figure| args.only.is_empty() || args.only.contains(&figure);
-    let mut sections = Vec::new();
     for figure in Figure::value_variants()
         .iter()
         .copied()
         .filter(|figure| wanted(*figure))
     {
-        let table = match figure {
+        told.tell(&match figure {
             Figure::Csr => tokio::task::block_in_place(|| csr::run(&scale))?,
             Figure::Issue => issue::run(&scale).await?,
             Figure::FirstSecret => first_secret::run(&scale).await?,
             Figure::Envoys => envoys::run(&scale).await?,
-        };
-        say(&table.markdown());
-        sections.push(table.markdown());
+        });
     }
-    let whole = !args.quick && args.only.is_empty();
-    write(whole, "make bench", &machine, sections)
+    told.end("make bench", !args.quick && args.only.is_empty())
 }
 
 async fn on_kubernetes(args: &Args, wishes: &kubernetes::Wishes) -> anyhow::Result<()> {
-    let scale = if args.quick { scale::QUICK } else { scale::FULL };
-    let machine = Machine::look()?;
-    let mut sections = Vec::new();
-    let tell = |table: Table| {
-        say(&table.markdown());
-        sections.push(table.markdown());
-    };
-    kubernetes::run(&scale, wishes, tell).await?;
-    let whole = !args.quick && wishes.are_whole();
-    write(whole, "make bench-kubernetes", &machine, sections)
+    let mut told = Told::begin()?;
+    kubernetes::run(&scale(args), wishes, |table| told.tell(&table)).await?;
+    told.end("make bench-kubernetes", !args.quick && wishes.are_whole())
 }
 
 async fn on_a_node(args: &Args) -> anyhow::Result<()> {
-    let scale = if args.quick { scale::QUICK } else { scale::FULL };
-    let machine = Machine::look()?;
-    let mut sections = Vec::new();
-    let tell = |table: Table| {
-        say(&table.markdown());
-        sections.push(table.markdown());
-    };
-    node::run(&scale, tell).await?;
-    write(!args.quick, "make bench-node", &machine, sections)
+    let mut told = Told::begin()?;
+    node::run(&scale(args), |table| told.tell(&table)).await?;
+    told.end("make bench-node", !args.quick)
 }
 
-/// Says what machine it was, and keeps it all if it was the whole of it.
-fn write(whole: bool, command: &str, machine: &Machine, mut sections: Vec<String>) -> anyhow::Result<()> {
-    let mut facts = Table::new("Machine", String::new(), &["what", "value"]);
-    for (what, value) in machine.facts()? {
-        facts.row([what.to_owned(), value]);
+fn scale(args: &Args) -> scale::Scale {
+    if args.quick { scale::QUICK } else { scale::FULL }
+}
+
+/// What was told so far, and the machine as it was when it began.
+struct Told {
+    machine: Machine,
+    sections: Vec<String>,
+}
+
+// === impl Told ===
+
+impl Told {
+    fn begin() -> anyhow::Result<Self> {
+        Ok(Self {
+            machine: Machine::look()?,
+            sections: Vec::new(),
+        })
     }
-    say(&facts.markdown());
-    sections.insert(0, facts.markdown());
-    if whole {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/performance.md");
-        report::write(&path, command, &sections.join("\n"))?;
+
+    fn tell(&mut self, table: &Table) {
+        let text = table.markdown();
+        say(&text);
+        self.sections.push(text);
     }
-    Ok(())
+
+    /// Says what machine it was, and keeps it all if it was the whole of it.
+    fn end(mut self, command: &str, whole: bool) -> anyhow::Result<()> {
+        let mut facts = Table::new("Machine", String::new(), &["what", "value"]);
+        for (what, value) in self.machine.facts()? {
+            facts.row([what.to_owned(), value]);
+        }
+        self.tell(&facts);
+        self.sections.rotate_right(1);
+        if whole {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/performance.md");
+            report::write(&path, command, &self.sections.join("\n"))?;
+        }
+        Ok(())
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "the figures are the output of the program")]

@@ -73,6 +73,11 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// Notes a mistake in what no argument stands for; the text names it, and is shown without what looks like a secret.
+    pub fn mistake(&mut self, text: &str) {
+        self.problems.push(shown(text));
+    }
+
     /// Notes that argument `id` is required and absent.
     pub fn missing(&mut self, id: &str, expected: &str) {
         let name = self.name(id);

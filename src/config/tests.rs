@@ -1,6 +1,9 @@
 //! Settings, from the command line to checked values. The environment of the test run is not touched.
 
+use ensign_pki::KeyType;
+
 use super::*;
+use crate::source;
 
 fn with(flags: &[&str]) -> Result<Config, String> {
     let fixed = ["ensign-agent", "--workloads-file", "/etc/w.yaml"];

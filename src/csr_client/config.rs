@@ -24,6 +24,13 @@ pub struct IstioCaConfig {
     pub deadline: Duration,
 }
 
+impl IstioCaConfig {
+    /// Whether a header of this name and value can be sent. The error does not show the value.
+    pub fn check_header(name: &str, value: &str) -> Result<(), IstioCaConfigError> {
+        header(name, value).map(drop)
+    }
+}
+
 impl fmt::Debug for IstioCaConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.headers.iter().map(|(name, _)| name).collect();
@@ -66,15 +73,19 @@ pub(super) fn all_headers(cluster_id: &str, headers: &[(String, String)]) -> Res
         ));
     }
     for (name, value) in headers {
-        let wrong = || IstioCaConfigError::Header(name.clone());
-        let key: MetadataKey<Ascii> = name.to_ascii_lowercase().parse().map_err(|_| wrong())?;
-        // A second `clusterid` makes istiod refuse the request; a second token is nobody's wish.
-        if matches!(key.as_str(), "clusterid" | "authorization") {
-            return Err(wrong());
-        }
-        let mut value: MetadataValue<Ascii> = value.parse().map_err(|_| wrong())?;
-        value.set_sensitive(true);
-        all.push((key, value));
+        all.push(header(name, value)?);
     }
     Ok(all)
+}
+
+fn header(name: &str, value: &str) -> Result<Header, IstioCaConfigError> {
+    let wrong = || IstioCaConfigError::Header(name.to_owned());
+    let key: MetadataKey<Ascii> = name.to_ascii_lowercase().parse().map_err(|_| wrong())?;
+    // A second `clusterid` makes istiod refuse the request; a second token is nobody's wish.
+    if matches!(key.as_str(), "clusterid" | "authorization") {
+        return Err(wrong());
+    }
+    let mut value: MetadataValue<Ascii> = value.parse().map_err(|_| wrong())?;
+    value.set_sensitive(true);
+    Ok((key, value))
 }
