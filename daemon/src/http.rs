@@ -4,11 +4,11 @@
 //! of connections, size of a request's head, time for each step. Liveness is "the process answers"; it
 //! depends on nothing else. What a route shows is its owner's responsibility.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -17,7 +17,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use prometheus_client::{encoding::text::encode, registry::Registry};
+use prometheus_client::registry::Registry;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -25,7 +25,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::readiness::Readiness;
+use crate::{exposition, readiness::Readiness};
 
 /// A socket could not be bound.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +48,10 @@ pub async fn bind(address: SocketAddr, purpose: &'static str) -> Result<TcpListe
 
 /// `/metrics` from `registry`.
 pub fn metrics_router(registry: Arc<Registry>) -> Router {
-    Router::new().route("/metrics", get(move || async move { metrics(&registry) }))
+    Router::new().route(
+        "/metrics",
+        get(move |headers: HeaderMap| async move { metrics(&registry, &headers) }),
+    )
 }
 
 /// `/healthz` (the process answers) and `/readyz` (200, or 503 with one line per pending gate).
@@ -137,12 +140,11 @@ async fn either(first: impl Future<Output = ()>, second: impl Future<Output = ()
     tokio::select! { () = first => {}, () = second => {} }
 }
 
-fn metrics(registry: &Registry) -> Response {
-    let mut text = String::new();
-    if encode(&mut text, registry).is_err() {
-        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+fn metrics(registry: &Registry, headers: &HeaderMap) -> Response {
+    match exposition::of(registry, headers) {
+        Ok((kind, text)) => ([(header::CONTENT_TYPE, kind)], text).into_response(),
+        Err(fmt::Error) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
-    ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response()
 }
 
 fn ready(readiness: &Readiness) -> Response {
@@ -157,7 +159,6 @@ fn ready(readiness: &Readiness) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, lines.concat()).into_response()
 }
 
-const OPENMETRICS: HeaderValue = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 const MAX_CONNECTIONS: usize = 64;
 const MAX_HEADERS: usize = 64;
 /// hyper's minimum is 8 KiB; a browser's cookies for `localhost` may be some.
@@ -200,7 +201,7 @@ mod tests {
         assert!(answer.ends_with("ca-roots: no roots yet\n"), "{answer}");
         gate.open();
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
-        assert!(get(address, "/metrics").await.ends_with("# EOF\n"));
+        assert!(get(address, "/metrics").await.starts_with("HTTP/1.1 200"));
         assert!(get(address, "/other").await.starts_with("HTTP/1.1 404"));
 
         stop.cancel();

@@ -18,6 +18,8 @@ pub mod descriptors;
 
 pub mod build_info;
 
+mod exposition;
+
 pub mod supervise;
 
 pub mod watched_file;

@@ -48,7 +48,7 @@ pub struct Pending {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Workload {
-    /// Its name: for a pod `csi/NAMESPACE/POD/UID`, then `@SIGNER` if its volume names one, then `/KIND-OF-KEY`.
+    /// Its name: for a pod `csi/NAMESPACE/POD/UID/KIND-OF-KEY`.
     pub workload: String,
     /// Open connections.
     pub connections: usize,

@@ -79,7 +79,9 @@ async fn unregistered(alone: &Alone, operator: &Operator<'_>) -> anyhow::Result<
     .await?;
     alone.create(HERE, "late", json!({ "signer": "foo" })).await?;
     alone.event(HERE, "late", "FailedMount").await?;
-    let (code, findings) = operator.explained(HERE, "late", &["not_registered"]).await?;
+    let (code, findings) = operator
+        .explained(HERE, "late", &["not_registered", "agent_not_ready"])
+        .await?;
     ensure!(
         code == 1 && findings[0].to_string().contains("agent.kubeletDir"),
         "{findings:#?}"

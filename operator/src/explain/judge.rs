@@ -39,7 +39,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
             let fix = "ask with an account that may `create` pods/portforward in the agent's namespace, or on the node: `kubectl exec AGENT-POD -- ensign-agent status`";
             findings.push(Finding::unknown("agent_silent", cause, fix));
         }
-        Some(Ok(status)) => said(pod, status, refused, &mut findings),
+        Some(Ok(status)) => said(pod, status, known && !refused, &mut findings),
     }
     findings
 }
@@ -170,7 +170,8 @@ fn mounts(facts: &Facts, known: bool, findings: &mut Vec<Finding>) {
     }
 }
 
-fn said(pod: &Pod, status: &Status, refused: bool, findings: &mut Vec<Finding>) {
+/// `publishable`: nothing told so far keeps kubelet from handing the volume over.
+fn said(pod: &Pod, status: &Status, publishable: bool, findings: &mut Vec<Finding>) {
     for pending in &status.pending {
         findings.push(match pending.name.as_str() {
             "ca-roots" => {
@@ -186,10 +187,10 @@ fn said(pod: &Pod, status: &Status, refused: bool, findings: &mut Vec<Finding>) 
     let prefix = format!("csi/{}/{}/{}", pod.namespace, pod.name, pod.uid);
     let ours = |workload: &&Workload| {
         let rest = workload.workload.strip_prefix(&prefix);
-        rest.is_some_and(|rest| rest.starts_with(['/', '@']))
+        rest.is_some_and(|rest| rest.starts_with('/'))
     };
     let mut workloads = status.workloads.iter().filter(ours).peekable();
-    if workloads.peek().is_none() && !refused {
+    if workloads.peek().is_none() && publishable {
         let cause = "kubelet has not handed the pod's volume to the agent yet, or has taken it back";
         let fix = "wait for kubelet's next look at the pod, a minute or two; if it stays so, see the pod's events and kubelet's log";
         findings.push(Finding::wrong("not_published", cause, fix));

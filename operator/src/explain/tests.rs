@@ -72,7 +72,7 @@ fn said(certificates: &Value) -> status::Status {
         "workloads": [
             // Another pod's, whose uid begins alike.
             { "workload": format!("{POD}0/P-256"), "connections": 0, "streams": 0, "certificates": [] },
-            { "workload": format!("{POD}@foo/P-256"), "connections": 1, "streams": 2, "certificates": certificates },
+            { "workload": format!("{POD}/P-256"), "connections": 1, "streams": 2, "certificates": certificates },
         ],
     });
     status::read(&status.to_string()).unwrap()
@@ -118,6 +118,7 @@ fn a_pod_with_a_certificate_is_fine_and_it_says_until_when_and_from_whom() {
 #[test_case(|f| f.driver = Looked::Missing, &["no_csidriver", "certificate"], 1; "no driver installed")]
 #[test_case(|f| f.driver = Looked::Unreadable("403".to_owned()), &["unreadable", "certificate"], 2; "driver not readable")]
 #[test_case(|f| { f.registered = Looked::There(false); f.status = None; }, &["not_registered"], 1; "driver not registered")]
+#[test_case(|f| { f.registered = Looked::There(false); status(f).workloads.clear(); }, &["not_registered"], 1; "driver not registered, and so not published")]
 #[test_case(|f| { f.registered = Looked::Missing; f.status = None; }, &["not_registered"], 1; "no CSINode")]
 #[test_case(|f| { f.agent = Looked::Missing; f.registered = Looked::There(false); f.status = None; }, &["no_agent"], 1; "no agent is the cause of no driver")]
 #[test_case(|f| f.agent = Looked::Unreadable("403".to_owned()), &["unreadable", "certificate"], 2; "agents not readable")]
