@@ -7,7 +7,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -63,6 +63,8 @@ pub struct Config {
     pub log: LogConfig,
     /// How long stopping may take.
     pub drain_timeout: Duration,
+    /// Files whose next version could not be read.
+    pub behind_the_fence: Vec<PathBuf>,
 }
 
 /// Keeps the certificates of one node's workloads and serves them to Envoy. With a command: looks at what is there.
@@ -135,6 +137,10 @@ fn check(command: &clap::Command, matches: &clap::ArgMatches, args: Args) -> Res
     let admin_addr = c.parse("admin_addr", &args.admin_addr, "IP:PORT");
     let status_addr = status_addr(c, &args.status_addr);
     let log = log(c, &args);
+    let behind_the_fence = match &source {
+        Some(crate::source::Config::Csi(csi)) => behind_the_fence(c, &csi.kubelet_dir, &args),
+        Some(crate::source::Config::Fixed(_)) | None => Vec::new(),
+    };
     let config = (|| {
         Some(Config {
             ca: ca?,
@@ -148,6 +154,7 @@ fn check(command: &clap::Command, matches: &clap::ArgMatches, args: Args) -> Res
             addresses_file: args.addresses_file.map(PathBuf::from),
             log: log?,
             drain_timeout: drain_timeout?,
+            behind_the_fence,
         })
     })();
     checker.finish(config)
@@ -264,6 +271,31 @@ fn pins(c: &mut Checker<'_>, pins: &[String]) -> Vec<(Option<SignerName>, PathBu
         good.push((signer, PathBuf::from(path)));
     }
     good
+}
+
+/// The fence gives out whole folders beside the way to kubelet's `pods`, and files on the way only as they are at the start: a new one
+/// there cannot be made, and one that is renamed over cannot be read. Gives the files of the second kind.
+fn behind_the_fence(c: &mut Checker<'_>, kubelet_dir: &Path, args: &Args) -> Vec<PathBuf> {
+    let pods = kubelet_dir.join("pods");
+    let on_the_way = |file: &str| {
+        let folder = Path::new(file).parent().filter(|folder| folder.is_absolute());
+        folder.is_some_and(|folder| pods.starts_with(folder))
+    };
+    if let Some(file) = args.addresses_file.as_deref().filter(|file| on_the_way(file)) {
+        let why = "the fence around the files of pods keeps new files from there (docs/security.md)";
+        c.refuse(
+            "addresses_file",
+            file,
+            "a file in a folder that kubelet's folder is not in",
+            why,
+        );
+    }
+    let pins = args
+        .pinned_bundles
+        .iter()
+        .filter_map(|pin| Some(pin.split_once('=')?.1));
+    let read = pins.chain([args.ca_root_ca.as_str()]);
+    read.filter(|file| on_the_way(file)).map(PathBuf::from).collect()
 }
 
 fn status_addr(c: &mut Checker<'_>, text: &str) -> Option<SocketAddr> {

@@ -58,6 +58,42 @@ fn paths_of_the_csi_source_are_absolute_and_plain() {
 }
 
 #[test]
+fn files_on_the_way_to_kubelets_pods_are_told_since_the_fence_hides_their_next_version() {
+    let load = |flag: &str| {
+        let flags = [
+            "ensign-agent",
+            "--source=csi",
+            "--node-name=n",
+            "--kubelet-dir=/data/kubelet",
+            flag,
+        ];
+        match load(flags) {
+            Ok(Request::Run(config)) => Ok(config.behind_the_fence),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.to_string()),
+        }
+    };
+    for folder in ["", "/data", "/data/kubelet", "/data/kubelet/pods"] {
+        let file = format!("{folder}/root.pem");
+        for flag in ["ca-root-ca=", "pinned-bundles=foo="] {
+            assert_eq!(load(&format!("--{flag}{file}")).unwrap(), [PathBuf::from(&file)]);
+        }
+        let error = load(&format!("--addresses-file={file}")).unwrap_err();
+        assert!(error.contains(&file) && error.contains("fence"), "{error}");
+    }
+    for folder in ["/data/roots", "/data/kubelet/other", "/var/run/secrets/istio"] {
+        for flag in ["ca-root-ca=", "pinned-bundles=foo=", "addresses-file="] {
+            assert!(
+                load(&format!("--{flag}{folder}/x")).unwrap().is_empty(),
+                "{flag}{folder}"
+            );
+        }
+    }
+    let fixed = with(&["--ca-root-ca=/root.pem", "--addresses-file=/addresses"]).unwrap();
+    assert!(fixed.behind_the_fence.is_empty(), "without kubelet there is no fence");
+}
+
+#[test]
 fn kinds_of_keys_for_volumes_are_known_ones() {
     let error = csi(&["--node-name=n", "--csi-key-types=P-256,P-512"]).unwrap_err();
     assert!(error.contains("--csi-key-types"), "{error}");
