@@ -392,11 +392,6 @@ impl Svid {
     pub fn chain(&self) -> &Chain {
         &self.chain
     }
-
-    /// Whether it would also pass under these anchors now. For the order of a root rotation.
-    pub fn verifies_under(&self, anchors: &Bundle, now: SystemTime) -> Result<(), SvidError> {
-        check_path(&self.chain, anchors, now, BothUsages)
-    }
 }
 
 impl fmt::Debug for Svid {
