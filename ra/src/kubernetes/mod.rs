@@ -1,9 +1,11 @@
 //! The way to one Kubernetes API server: a client, what its answers mean, and caches that follow it.
 //!
-//! Owns connecting ([`connect`]), one meaning per answer ([`ApiError`]), and shared watches ([`follow()`], [`Store`]).
-//! Promises that a request ends within a bound, that every request is counted by verb and resource, that nothing is
-//! throttled or repeated behind the caller's back, and that a follower survives closed streams, 410 and restarts of the
-//! server. Which objects are read or written, and why, is the business of `authn`, `authz`, `mesh`, `signer`, `trust`.
+//! Owns connecting ([`connect`]), who we are there ([`Home`]), one meaning per answer ([`ApiError`]), counts of what is
+//! asked ([`KubernetesMetrics`]), shared watches ([`follow()`], [`Store`]), and Secrets that are known by name
+//! ([`NamedSecret`]). Promises that a request ends within a bound, that every request is counted by verb and resource,
+//! that nothing is throttled or repeated behind the caller's back, and that a follower survives closed streams, 410 and
+//! restarts of the server. Which objects are read or written, and why, is the business of `authn`, `authz`,
+//! `distribution`, `istiod`, `leader`, `mesh`, `serving`, `signer`, `trust`.
 
 mod client;
 mod error;

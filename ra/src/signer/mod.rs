@@ -3,7 +3,8 @@
 //! Owns [`Signer`], the [`Issuance`] that a signer is asked for, what it gives ([`Issued`]), and the errors that tell the
 //! ways in which a signer can say no apart. A signer promises a chain (leaf first, intermediates after it) for the public
 //! key and the id of one canonical CSR. Roots come from [`crate::trust`]. Who may have what was decided before
-//! (`authn`, `authz`, `policy`), and what came back is checked after (`service`): a signer decides neither.
+//! (`authn`, `authz`, `policy`), and what came back is checked after (`reply` for workloads, [`obtain()`] for servers): a
+//! signer decides neither.
 
 pub(crate) mod cert_manager;
 mod error;
