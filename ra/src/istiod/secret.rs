@@ -18,9 +18,8 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{IstiodParts, SECRET};
-use crate::kubernetes::{ApiError, KeySecret, NamedSecret, ObjectKey, Store, follow};
+use crate::kubernetes::{ApiError, KeySecret, NamedSecret, ObjectKey, Store, follow, is_later};
 use crate::leader::FIELD_MANAGER;
-use crate::signer::object::kind::is_later;
 use crate::signer::{Errand, Running, ServerCsr, ServerIdentity, obtain};
 use crate::trust::Roots;
 

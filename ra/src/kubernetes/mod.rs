@@ -24,5 +24,6 @@ pub use follow::{Follower, WatchState, WatchTrouble, Watched, follow};
 pub use home::Home;
 pub use meter::KubernetesMetrics;
 pub use secret::{KeySecret, NamedSecret, Values};
+pub(crate) use store::is_later;
 pub use store::{ObjectKey, Store, Subscription};
 pub use trust_bundle::{NotServed, serves_trust_bundles};

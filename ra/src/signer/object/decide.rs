@@ -9,10 +9,10 @@ use std::sync::Arc;
 use kube::ResourceExt as _;
 
 use super::conversation::{Conversation, Dialect, Lost};
-use super::kind::{self, Phase, RequestKind, is_later};
+use super::kind::{self, Phase, RequestKind};
 use super::metrics::Event;
 use super::stage::Stage;
-use crate::kubernetes::{ApiError, Subscription};
+use crate::kubernetes::{ApiError, Subscription, is_later};
 use crate::signer::SignerError;
 
 impl<D: Dialect> Conversation<'_, D> {
