@@ -71,7 +71,7 @@ impl Drop for Worker {
 
 impl Worker {
     pub(super) fn new(parts: DistributionParts, stop: CancellationToken) -> Self {
-        let manager = format!("{}-ra", parts.home.installation);
+        let manager = parts.home.manager();
         Self {
             plan: Plan::new(manager.clone()),
             manager,

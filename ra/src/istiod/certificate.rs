@@ -133,7 +133,7 @@ impl Keeper {
             self.well();
             return LOOK;
         }
-        let manager = format!("{}-ra", self.parts.home.installation);
+        let manager = self.parts.home.manager();
         let params = PatchParams::apply(&manager).force();
         match api
             .patch(&self.wanted.name, &params, &Patch::Apply(&object))

@@ -18,8 +18,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{IstiodParts, SECRET};
-use crate::kubernetes::{ApiError, KeySecret, NamedSecret, ObjectKey, Store, follow, is_later};
-use crate::leader::FIELD_MANAGER;
+use crate::kubernetes::{ApiError, FIELD_MANAGER, KeySecret, NamedSecret, ObjectKey, Store, follow, is_later};
 use crate::signer::{Errand, Running, ServerCsr, ServerIdentity, obtain};
 use crate::trust::Roots;
 
@@ -57,7 +56,7 @@ impl Keeper {
     pub(super) fn new(parts: IstiodParts) -> Self {
         let secret = NamedSecret::new(&parts.home.cluster, &parts.config.names.namespace, SECRET);
         Self {
-            creator: format!("{FIELD_MANAGER}-{}", parts.home.identity),
+            creator: parts.home.creator(),
             parts,
             secret,
             asked: None,

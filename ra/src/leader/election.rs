@@ -19,9 +19,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::Candidate;
 use super::term::{Step, Term};
-use super::{Candidate, FIELD_MANAGER};
-use crate::kubernetes::{ApiError, ObjectKey, Store, follow};
+use crate::kubernetes::{ApiError, FIELD_MANAGER, ObjectKey, Store, follow};
 
 /// Stands for election. The receiver is `true` while this replica leads; the future is the work, until `stop`.
 pub fn elect(

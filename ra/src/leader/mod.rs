@@ -54,6 +54,3 @@ pub fn identity(pod: Option<&str>) -> Arc<str> {
     let unique = crypto::random_bytes::<8>().map_or_else(|_| fastrand::u64(..), u64::from_be_bytes);
     format!("{}_{unique:016x}", pod.unwrap_or("ensign-ra")).into()
 }
-
-/// What we call ourselves in `managedFields`.
-pub(crate) const FIELD_MANAGER: &str = "ensign-ra";

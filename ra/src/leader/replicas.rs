@@ -23,9 +23,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::Candidate;
 use super::election::timestamp;
-use super::{Candidate, FIELD_MANAGER};
-use crate::kubernetes::{ApiError, ObjectKey, Store, follow};
+use crate::kubernetes::{ApiError, FIELD_MANAGER, ObjectKey, Store, follow};
 
 /// Beats and counts. The receiver is 1 at first: this replica. `leading` decides who sweeps up after the dead. The
 /// future is the work, until `stop`.

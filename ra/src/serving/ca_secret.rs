@@ -24,8 +24,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Shown, handover::Handover, leaf::ServerNames};
 use crate::{
-    kubernetes::{ApiError, Home, KeySecret, NamedSecret, ObjectKey, Store, Subscription, Watched, follow},
-    leader::FIELD_MANAGER,
+    kubernetes::{
+        ApiError, FIELD_MANAGER, Home, KeySecret, NamedSecret, ObjectKey, Store, Subscription, Watched, follow,
+    },
     signer::{
         Host,
         local::{
@@ -91,7 +92,7 @@ pub(super) async fn open(
     let (watched, watching) = follow("serving ca secret", secret.api(), config, store, metrics, stop.clone());
     let keeper = Keeper {
         secret,
-        creator: format!("{FIELD_MANAGER}-{}", home.identity),
+        creator: home.creator(),
         trust_domain: trust_domain.clone(),
         names,
         clock: Arc::clone(&host.clock),

@@ -24,8 +24,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Face, Shown, handover::Handover};
 use crate::{
-    kubernetes::{ApiError, Home, KeySecret, NamedSecret, ObjectKey, Store, Subscription, Watched, follow},
-    leader::FIELD_MANAGER,
+    kubernetes::{
+        ApiError, FIELD_MANAGER, Home, KeySecret, NamedSecret, ObjectKey, Store, Subscription, Watched, follow,
+    },
     policy::{Backend, IssuerRef},
     signer::{Errand, Host, ObtainError, Obtained, Pick, Running, ServerCsr, ServerIdentity, issuer_in_effect, obtain},
     trust::{Discovery, Roots},
@@ -89,7 +90,7 @@ pub(super) async fn open(source: IssuedSource, host: &Host, home: &Home) -> watc
     let stop = host.stop.child_token();
     let (watched, watching) = follow("serving secret", secret.api(), config, store, metrics, stop.clone());
     let keeper = Keeper {
-        creator: format!("{FIELD_MANAGER}-{}", home.identity),
+        creator: home.creator(),
         clock: Arc::clone(&host.clock),
         discovery: host.trust.discovery.clone(),
         host: host.clone(),
