@@ -34,4 +34,5 @@ pub mod service;
 pub mod serving;
 pub mod signer;
 pub mod trust;
+mod unique;
 mod yaml;

@@ -11,8 +11,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ensign_pki::SharedClock;
 use ensign_pki::csr::Csr;
-use ensign_pki::{SharedClock, crypto};
 use ensign_proto::istio::v1::auth::istio_certificate_service_server::IstioCertificateService;
 use ensign_proto::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
 use tokio::sync::watch;
@@ -31,6 +31,7 @@ use crate::reply::{self, Asked, Reply};
 use crate::request;
 use crate::serving::Peer;
 use crate::signer::{IdempotencyKey, Issuance, Issued, IssuedChain, Originator, Pod, Running};
+use crate::unique::unique;
 
 /// What the service is made of.
 #[derive(Debug, Clone)]
@@ -289,7 +290,7 @@ impl Call {
         let began = Instant::now();
         let client = request::client_timeout(metadata).map(answer_before);
         Self {
-            id: request_id(),
+            id: unique(),
             client_id: request::client_request_id(metadata).map(str::to_owned),
             peer: request.extensions().get::<Peer>().cloned(),
             patience: Patience { began, client },
@@ -378,14 +379,6 @@ fn changed(change: TtlChange) -> Option<&'static str> {
 /// A little before the client gives up, so that it learns our reason instead of its own.
 fn answer_before(timeout: Duration) -> Duration {
     timeout.saturating_sub((timeout / 10).min(Duration::from_millis(50)))
-}
-
-/// Not a secret and not a promise: unique enough to find a line in a log.
-fn request_id() -> String {
-    match crypto::random_bytes::<8>() {
-        Ok(bytes) => format!("{:016x}", u64::from_be_bytes(bytes)),
-        Err(_) => format!("{:016x}", fastrand::u64(..)),
-    }
 }
 
 /// How long a caller is kept whose cluster is silent and already waited for by many: long against the 0.1 s after which

@@ -66,7 +66,8 @@ impl From<&SignerName> for NameLabels {
     }
 }
 
-fn seconds(time: SystemTime) -> i64 {
+/// A time as gauges have it.
+pub(crate) fn seconds(time: SystemTime) -> i64 {
     match time.duration_since(UNIX_EPOCH) {
         Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
         Err(_) => 0,

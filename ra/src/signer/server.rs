@@ -7,12 +7,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ensign_pki::{PrivateKey, ServerNames, SpiffeId, crypto, hex};
+use ensign_pki::{PrivateKey, ServerNames, SpiffeId};
 use rcgen::{CertificateParams, DistinguishedName, SanType};
 use thiserror::Error;
 use tokio::time::Instant;
 
 use super::{IdempotencyKey, SignerName};
+use crate::unique::unique;
 
 /// The names of one server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -109,14 +110,13 @@ impl ServerIssuance {
             &csr.spki_der,
             &ttl.as_nanos().to_be_bytes(),
         ]);
-        let unique = crypto::random_bytes::<8>().unwrap_or_else(|_| fastrand::u64(..).to_be_bytes());
         Self {
             signer: signer.clone(),
             csr,
             record: record.to_owned(),
             ttl,
             idempotency_key,
-            request_id: hex::encode(&unique).into(),
+            request_id: unique().into(),
             deadline: Instant::now() + patience,
         }
     }
