@@ -1,12 +1,12 @@
 //! What signers answered.
 
+use ensign_pki::SignerName;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
 use super::Metrics;
-use crate::signer::SignerName;
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Signers {

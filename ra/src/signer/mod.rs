@@ -23,11 +23,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use ensign_pki::{Csr, SpiffeId, crypto, hex};
+use ensign_pki::{Csr, SignerName, SpiffeId, crypto, hex};
 use futures::future::BoxFuture;
 use tokio::time::Instant;
-
-pub use ensign_pki::{SignerName, SignerNameError};
 
 pub(crate) use self::cert_manager::issuer_in_effect;
 pub use self::{

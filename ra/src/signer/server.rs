@@ -7,12 +7,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ensign_pki::{PrivateKey, ServerNames, SpiffeId};
+use ensign_pki::{PrivateKey, ServerNames, SignerName, SpiffeId};
 use rcgen::{CertificateParams, DistinguishedName, SanType};
 use thiserror::Error;
 use tokio::time::Instant;
 
-use super::{IdempotencyKey, SignerName};
+use super::IdempotencyKey;
 use crate::unique::unique;
 
 /// The names of one server.

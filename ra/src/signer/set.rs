@@ -8,7 +8,7 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use ensign_daemon::watched_file::WatchMetrics;
-use ensign_pki::SharedClock;
+use ensign_pki::{SharedClock, SignerName};
 use thiserror::Error;
 use tokio::{sync::watch, time::timeout_at};
 use tokio_util::{
@@ -17,8 +17,7 @@ use tokio_util::{
 };
 
 use super::{
-    Gate, GateError, GateParts, Issuance, Issued, Outcome, Signer, SignerError, SignerName, cert_manager,
-    kubernetes_csr,
+    Gate, GateError, GateParts, Issuance, Issued, Outcome, Signer, SignerError, cert_manager, kubernetes_csr,
     local::{LocalError, LocalSigner, Surroundings},
     object::Backends,
 };

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ensign_pki::Certificate;
-use ensign_ra::signer::{SignerError, SignerName};
+use ensign_pki::{Certificate, SignerName};
+use ensign_ra::signer::SignerError;
 use futures::future;
 use rcgen::ExtendedKeyUsagePurpose;
 use tokio::sync::oneshot;

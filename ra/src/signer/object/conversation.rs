@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use ensign_daemon::logging;
-use ensign_pki::Certificate;
+use ensign_pki::{Certificate, SignerName};
 use futures::future::BoxFuture;
 use kube::ResourceExt as _;
 use rustls_pki_types::CertificateDer;
@@ -31,7 +31,7 @@ use super::requests::Requests;
 use super::stage::{Hints, Stage};
 use crate::kubernetes::{ApiError, Subscription, WatchTrouble};
 use crate::policy::RequestSpec;
-use crate::signer::{Issuance, Issued, IssuedChain, Receipt, ServerIssuance, Signer, SignerError, SignerName};
+use crate::signer::{Issuance, Issued, IssuedChain, Receipt, ServerIssuance, Signer, SignerError};
 
 /// What one API, and one signer behind it, adds to the engine.
 pub(crate) trait Dialect: Debug + Send + Sync + 'static {

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use ensign_pki::SignerName;
 use kube::ResourceExt as _;
 
 use super::conversation::{Conversation, Dialect, Lost};
@@ -121,7 +122,7 @@ impl<D: Dialect> Conversation<'_, D> {
     }
 
     /// Nobody needs the object any more.
-    fn decided(&self, object: &D::Object, error: impl FnOnce(crate::signer::SignerName) -> SignerError) -> Lost {
+    fn decided(&self, object: &D::Object, error: impl FnOnce(SignerName) -> SignerError) -> Lost {
         self.remove(object);
         Lost::Decided(error(self.signer.name.clone()))
     }
