@@ -16,6 +16,7 @@ mod secret;
 mod store;
 #[cfg(test)]
 pub(crate) mod testing;
+pub(crate) mod tls_secret;
 mod trust_bundle;
 
 pub use client::{Cluster, ClusterSource, ConnectError, connect};

@@ -6,14 +6,13 @@
 //! damaged one leaves the CA before it in use, and one that was deleted is made anew. Half a CA is never completed.
 
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use ensign_daemon::logging;
 use ensign_pki::{SharedClock, TrustDomain, crypto};
-use kube::{ResourceExt as _, runtime::watcher};
+use kube::runtime::watcher;
 use thiserror::Error;
 use tokio::{
     sync::watch,
@@ -24,9 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Shown, handover::Handover, leaf::ServerNames};
 use crate::{
-    kubernetes::{
-        ApiError, FIELD_MANAGER, Home, KeySecret, NamedSecret, ObjectKey, Store, Subscription, Watched, follow,
-    },
+    kubernetes::{ApiError, Home, KeySecret, NamedSecret, ObjectKey, Store, Subscription, Watched, follow, tls_secret},
     signer::{
         Host,
         local::{
@@ -147,15 +144,13 @@ impl Keeper {
     async fn look(&mut self, seen: Option<&KeySecret>) {
         match seen {
             None => self.make(None).await,
-            Some(secret) if KEYS.iter().all(|key| secret.get(key).is_none()) => {
-                self.make(Some(secret.resource_version().unwrap_or_default())).await;
-            }
+            Some(secret) if KEYS.iter().all(|key| secret.get(key).is_none()) => self.make(Some(secret)).await,
             Some(secret) => self.take(secret).await,
         }
     }
 
     /// A new CA into a Secret that is not there, or holds none.
-    async fn make(&mut self, version: Option<String>) {
+    async fn make(&mut self, seen: Option<&KeySecret>) {
         let (trust_domain, now) = (self.trust_domain.clone(), self.clock.now());
         let made = match spawn_blocking(move || root::make("serving", &trust_domain, now)).await {
             Ok(Ok(made)) => made,
@@ -169,12 +164,7 @@ impl Keeper {
             (ROOT_CERT, certificate),
             (CERT_CHAIN, certificate),
         ];
-        let labels = BTreeMap::from([("app.kubernetes.io/managed-by".to_owned(), FIELD_MANAGER.to_owned())]);
-        let written = match &version {
-            None => self.secret.create(&self.creator, "Opaque", &labels, &values).await,
-            Some(version) => self.secret.replace(FIELD_MANAGER, version, &values).await,
-        };
-        match written {
+        match self.secret.put(seen, &self.creator, "Opaque", &values).await {
             Ok(secret) => {
                 tracing::info!(secret = %self.secret, "made a new serving CA for all replicas");
                 self.take(&secret).await;
@@ -314,13 +304,21 @@ const CACERTS: Layout = Layout {
 };
 /// What cert-manager writes, and istiod reads too.
 const TLS: Layout = Layout {
-    certificate: "tls.crt",
-    key: "tls.key",
-    roots: "ca.crt",
+    certificate: tls_secret::CERTIFICATE,
+    key: tls_secret::KEY,
+    roots: tls_secret::ROOTS,
     chain: None,
 };
 /// All keys of both.
-const KEYS: [&str; 7] = [CA_CERT, CA_KEY, ROOT_CERT, CERT_CHAIN, "tls.crt", "tls.key", "ca.crt"];
+const KEYS: [&str; 7] = [
+    CA_CERT,
+    CA_KEY,
+    ROOT_CERT,
+    CERT_CHAIN,
+    TLS.certificate,
+    TLS.key,
+    TLS.roots,
+];
 /// For the start: a list and perhaps a create, from an API server that is there.
 const FIRST: Duration = Duration::from_secs(10);
 /// Between two tries to write or read.
