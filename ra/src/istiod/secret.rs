@@ -11,12 +11,12 @@ use std::time::{Duration, SystemTime};
 use ensign_daemon::logging;
 use ensign_pki::{PrivateKey, Validity, verify_server};
 use kube::ResourceExt;
-use kube::runtime::watcher;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::keep::{Keeps, Place, keep};
 use super::{IstiodParts, SECRET};
-use crate::kubernetes::{ApiError, KeySecret, NamedSecret, ObjectKey, Store, Values, follow, is_later, tls_secret};
+use crate::kubernetes::{ApiError, KeySecret, NamedSecret, ObjectKey, Values, is_later, tls_secret};
 use crate::signer::{Errand, Running, ServerCsr, ServerIdentity, obtain};
 use crate::trust::Roots;
 
@@ -65,34 +65,18 @@ impl Keeper {
         }
     }
 
-    pub(super) async fn run(mut self, term: CancellationToken) {
-        let store = Arc::new(Store::whole());
-        let mut states = store.subscribe(ObjectKey::new(self.secret.namespace().to_owned(), SECRET));
-        let config = watcher::Config::default().fields(&format!("metadata.name={SECRET}"));
-        let metrics = self.parts.home.cluster.metrics().clone();
-        let (mut watched, watching) = follow("istiod secret", self.secret.api(), config, store, metrics, term);
-        let keeping = async {
-            if !watched.synced().await {
-                return;
-            }
-            let mut seen = states.current();
-            let mut not_before = Instant::now();
-            loop {
-                if not_before <= Instant::now() {
-                    // Counted from its end: an issue takes seconds.
-                    let pause = self.look(seen.as_deref()).await;
-                    not_before = Instant::now() + pause;
-                }
-                tokio::select! {
-                    next = states.next() => seen = next,
-                    () = sleep_until(not_before) => {}
-                }
-            }
+    pub(super) async fn run(self, term: CancellationToken) {
+        let place = Place {
+            watch: "istiod secret",
+            api: self.secret.api(),
+            key: ObjectKey::new(self.secret.namespace(), SECRET),
+            metrics: self.parts.home.cluster.metrics().clone(),
         };
-        tokio::join!(watching, keeping);
+        keep(self, place, term).await;
     }
+}
 
-    /// Looks, and acts if needed; says when to look again at the latest.
+impl Keeps<KeySecret> for Keeper {
     async fn look(&mut self, seen: Option<&KeySecret>) -> Duration {
         if self.is_behind(seen) {
             return SETTLE;
@@ -137,7 +121,9 @@ impl Keeper {
             }
         }
     }
+}
 
+impl Keeper {
     /// Judges what is there.
     fn step(&mut self, seen: Option<&KeySecret>, identity: &ServerIdentity, roots: &Roots) -> Step {
         let Some(secret) = seen else {

@@ -21,7 +21,7 @@ mod trust_bundle;
 
 pub use client::{Cluster, ClusterSource, ConnectError, connect};
 pub use error::ApiError;
-pub use follow::{Follower, WatchState, WatchTrouble, Watched, follow};
+pub use follow::{Follower, One, WatchState, WatchTrouble, Watched, follow, follow_one, named};
 pub(crate) use home::FIELD_MANAGER;
 pub use home::Home;
 pub use meter::KubernetesMetrics;

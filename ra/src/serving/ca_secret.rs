@@ -12,7 +12,6 @@ use std::{
 
 use ensign_daemon::logging;
 use ensign_pki::{SharedClock, TrustDomain, crypto};
-use kube::runtime::watcher;
 use thiserror::Error;
 use tokio::{
     sync::watch,
@@ -23,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Shown, handover::Handover, leaf::ServerNames};
 use crate::{
-    kubernetes::{ApiError, Home, KeySecret, NamedSecret, ObjectKey, Store, Subscription, Watched, follow, tls_secret},
+    kubernetes::{ApiError, Home, KeySecret, NamedSecret, ObjectKey, Subscription, Watched, follow_one, tls_secret},
     signer::{
         Host,
         local::{
@@ -81,12 +80,10 @@ pub(super) async fn open(
     let secret = NamedSecret::new(&home.cluster, &home.namespace, name);
     let why = format!("no serving certificate yet: {secret} has not been read; may the RA list and watch it by name?");
     let (handover, mut current) = Handover::new(why, overlap, Arc::clone(&host.clock));
-    let store = Arc::new(Store::whole());
-    let states = store.subscribe(ObjectKey::new(home.namespace.clone(), name));
-    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let key = ObjectKey::new(home.namespace.clone(), name);
     let metrics = home.cluster.metrics().clone();
     let stop = host.stop.child_token();
-    let (watched, watching) = follow("serving ca secret", secret.api(), config, store, metrics, stop.clone());
+    let (states, watched, watching) = follow_one("serving ca secret", secret.api(), key, metrics, stop.clone());
     let keeper = Keeper {
         secret,
         creator: home.creator(),

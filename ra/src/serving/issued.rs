@@ -14,7 +14,7 @@ use std::{
 
 use ensign_daemon::logging;
 use ensign_pki::{Bundle, KeyType, PrivateKey, SharedClock, verify_server};
-use kube::{ResourceExt as _, runtime::watcher};
+use kube::ResourceExt as _;
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout},
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Face, Shown, handover::Handover};
 use crate::{
     kubernetes::{
-        ApiError, Home, KeySecret, NamedSecret, ObjectKey, Store, Subscription, Values, Watched, follow, tls_secret,
+        ApiError, Home, KeySecret, NamedSecret, ObjectKey, Subscription, Values, Watched, follow_one, tls_secret,
     },
     policy::{Backend, IssuerRef},
     signer::{Errand, Host, ObtainError, Obtained, Pick, Running, ServerCsr, ServerIdentity, issuer_in_effect, obtain},
@@ -82,12 +82,10 @@ pub(super) async fn open(source: IssuedSource, host: &Host, home: &Home) -> watc
     let secret = NamedSecret::new(&home.cluster, &home.namespace, &source.secret);
     let why = format!("no serving certificate yet: {secret} has not been read; may the RA list and watch it by name?");
     let (handover, mut current) = Handover::new(why, source.overlap, Arc::clone(&host.clock));
-    let store = Arc::new(Store::whole());
-    let states = store.subscribe(ObjectKey::new(home.namespace.clone(), source.secret.clone()));
-    let config = watcher::Config::default().fields(&format!("metadata.name={}", source.secret));
+    let key = ObjectKey::new(home.namespace.clone(), source.secret.clone());
     let metrics = home.cluster.metrics().clone();
     let stop = host.stop.child_token();
-    let (watched, watching) = follow("serving secret", secret.api(), config, store, metrics, stop.clone());
+    let (states, watched, watching) = follow_one("serving secret", secret.api(), key, metrics, stop.clone());
     let keeper = Keeper {
         creator: home.creator(),
         clock: Arc::clone(&host.clock),

@@ -11,14 +11,13 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
-use kube::runtime::watcher;
 use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::kubernetes::{Cluster, Follower, Watched, follow};
+use crate::kubernetes::{Cluster, Follower, Watched, follow, named};
 use crate::policy::{ConfigMapRef, IssuerRef};
 
 /// Follows one ConfigMap.
@@ -58,7 +57,7 @@ impl RuntimeIssuer {
         let (watched, watch) = follow(
             format!("runtime issuer {}/{}", config_map.namespace, config_map.name),
             api,
-            watcher::Config::default().fields(&format!("metadata.name={}", config_map.name)),
+            named(&config_map.name),
             Arc::clone(&named),
             cluster.metrics().clone(),
             CancellationToken::new(),

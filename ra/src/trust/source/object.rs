@@ -10,14 +10,13 @@ use std::time::Duration;
 use k8s_openapi::api::certificates::v1beta1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::Api;
-use kube::runtime::watcher;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Judge, NoRoots, OpenRootsError, State};
-use crate::kubernetes::{Cluster, Follower, follow, serves_trust_bundles};
+use crate::kubernetes::{Cluster, Follower, follow, named, serves_trust_bundles};
 use crate::signer::Host;
 
 /// Follows one object and judges what it holds.
@@ -84,9 +83,8 @@ where
         states,
         listed: Mutex::new(false),
     });
-    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let metrics = cluster.metrics().clone();
-    let (mut watched, run) = follow(watch_name, api, config, object, metrics, stop.clone());
+    let (mut watched, run) = follow(watch_name, api, named(name), object, metrics, stop.clone());
     host.tasks.spawn(run);
     // So that a policy that just loaded serves its first request. Whoever is not there yet is waited for by the watch.
     _ = timeout(FIRST_LOOK, watched.synced()).await;
