@@ -210,6 +210,7 @@ impl Service {
         let wrong = |error| Refusal::answer(signer, error);
         let now = || self.0.clock.now();
         let chain = reply::read(issued).map_err(wrong)?;
+        self.0.metrics.clock_ahead(signer, reply::dated_ahead(&chain, now()));
         // A second time only if the clock was set back meanwhile.
         for _ in 0..2 {
             if let Some(ahead) = reply::begins_in(&chain, now()) {

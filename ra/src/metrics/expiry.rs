@@ -70,6 +70,7 @@ impl Metrics {
         self.expiry.roots.remove(&labels);
         self.expiry.cas.remove(&labels);
         self.gates.forget(&labels);
+        self.signers.forget(&labels);
     }
 
     /// The serving certificate in effect.
