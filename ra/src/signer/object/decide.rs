@@ -9,7 +9,8 @@ use std::sync::Arc;
 use ensign_pki::SignerName;
 use kube::ResourceExt as _;
 
-use super::conversation::{Conversation, Dialect, Lost};
+use super::conversation::{Conversation, Lost};
+use super::dialect::Dialect;
 use super::kind::{self, Phase, RequestKind};
 use super::metrics::Event;
 use super::stage::Stage;
