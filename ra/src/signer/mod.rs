@@ -9,11 +9,13 @@
 pub(crate) mod cert_manager;
 mod error;
 mod gate;
+mod host;
 mod issued;
 pub(crate) mod kubernetes_csr;
 pub mod local;
 pub mod object;
 mod obtain;
+mod running;
 mod server;
 mod set;
 
@@ -32,10 +34,12 @@ pub use self::{
     cert_manager::annotations,
     error::SignerError,
     gate::{Gate, GateError, GateParts, Obstacle, Outcome, Pass},
+    host::{Host, TrustHost},
     issued::{Issued, IssuedChain, Receipt},
     obtain::{Errand, ObtainError, Obtained, Pick, obtain},
+    running::{NotSigned, Running},
     server::{ServerCsr, ServerCsrError, ServerIdentity, ServerIssuance},
-    set::{Host, NotSigned, OpenError, Running, Signers, TrustHost},
+    set::{OpenError, Signers},
 };
 
 /// Something that turns a checked request into a certificate.
