@@ -46,6 +46,10 @@ mod install;
 mod istio;
 #[path = "ring_kubernetes/istio_csr.rs"]
 mod istio_csr;
+#[path = "ring_kubernetes/istio_csr_page.rs"]
+mod istio_csr_page;
+#[path = "ring_kubernetes/istio_custom_ca.rs"]
+mod istio_custom_ca;
 #[path = "ring_kubernetes/istiod_tls.rs"]
 mod istiod_tls;
 #[path = "ring_kubernetes/kubernetes_csr.rs"]
@@ -80,9 +84,5 @@ mod rolling;
 mod roots;
 #[path = "ring_kubernetes/scene.rs"]
 mod scene;
-#[path = "ring_kubernetes/seed_000.rs"]
-mod seed_000;
-#[path = "ring_kubernetes/seed_004.rs"]
-mod seed_004;
 #[path = "ring_kubernetes/serving.rs"]
 mod serving;

@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use rustls_pki_types::{CertificateDer, TrustAnchor};
+use rustls_pki_types::TrustAnchor;
 
 use crate::{
     certificate::{Certificate, CertificateError},
@@ -89,11 +89,6 @@ impl Bundle {
     /// All roots in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Certificate> {
         self.inner.roots.iter().map(|root| &root.certificate)
-    }
-
-    /// All roots in order, as bytes.
-    pub fn iter_der(&self) -> impl ExactSizeIterator<Item = &CertificateDer<'static>> {
-        self.iter().map(Certificate::der)
     }
 
     /// How many there are: one or more.

@@ -16,10 +16,10 @@ use tokio::time::{Sleep, sleep};
 use tonic::body::Body;
 use tonic::{Code, Status};
 
+use crate::call::REQUEST_ID;
 use crate::limits::LimitError;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
-use crate::service::REQUEST_ID;
 
 /// How long a message may take to arrive: a few kilobytes, from somewhere in the cluster.
 pub const PATIENCE: Duration = Duration::from_secs(10);

@@ -4,6 +4,7 @@
 //! reason is `Display`, for the log, and [`Refusal::reason`], a word for metrics. The order of the variants is the
 //! order of the steps of a request.
 
+use ensign_pki::SignerName;
 use ensign_pki::csr::CsrError;
 use thiserror::Error;
 use tonic::{Code, Status};
@@ -15,7 +16,7 @@ use crate::limits::LimitError;
 use crate::policy::Denial;
 use crate::reply::AnswerError;
 use crate::request::ExtrasError;
-use crate::signer::{GateError, NotSigned, SignerError, SignerName};
+use crate::signer::{GateError, NotSigned, SignerError};
 use crate::trust::NoRoots;
 
 /// Why a request is not served.

@@ -68,6 +68,11 @@ pub fn read(issued: &IssuedChain) -> Result<Chain, AnswerError> {
     })
 }
 
+/// How far the clock that a leaf was dated by was ahead of ours, at least; zero if its time has come.
+pub fn dated_ahead(chain: &Chain, now: SystemTime) -> Duration {
+    chain.leaf().not_before().duration_since(now).unwrap_or_default()
+}
+
 /// How long until all of a chain is valid, if that is worth waiting for; nothing if it is valid, or so far ahead that
 /// [`compose`] refuses it.
 pub fn begins_in(chain: &Chain, now: SystemTime) -> Option<Duration> {

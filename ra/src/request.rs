@@ -6,12 +6,11 @@
 
 use std::time::Duration;
 
+use ensign_pki::{SignerName, SignerNameError};
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use thiserror::Error;
 use tonic::metadata::MetadataMap;
-
-use crate::signer::{SignerName, SignerNameError};
 
 /// The metadata, read.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]

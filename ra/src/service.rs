@@ -1,9 +1,8 @@
 //! `CreateCertificate`: one request, step by step, in an order that the code shows and the tests hold.
 //!
 //! limits → authn → metadata → CSR → authz → policy → gate → signer → check → answer. Each step ends in a [`Refusal`] or
-//! leads to the next; a request sees one policy from beginning to end. The exact reason and all names go to one log
-//! line with the request's id; the caller gets a code and a fixed text. When the call is dropped, so is the signer's
-//! work on it.
+//! leads to the next; a request sees one policy from beginning to end. What became of it goes to the one log line of the
+//! [`Call`]; the caller gets a code and a fixed text. When the call is dropped, so is the signer's work on it.
 //!
 //! A request has one deadline, counted from its arrival: a wait in a queue leaves less for the signer. Were it otherwise,
 //! a client that sets none could wait for the sum of all bounds.
@@ -11,21 +10,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ensign_pki::SharedClock;
 use ensign_pki::csr::Csr;
-use ensign_pki::{SharedClock, crypto};
 use ensign_proto::istio::v1::auth::istio_certificate_service_server::IstioCertificateService;
 use ensign_proto::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use crate::authn::{Authenticator, Caller};
 use crate::authz::{self, Authorizer};
+use crate::call::Call;
 use crate::desk::Desk;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::policy::{Grant, TtlChange, Wish};
+use crate::policy::Wish;
 use crate::refusal::Refusal;
 use crate::reply::{self, Asked, Reply};
 use crate::request;
@@ -54,26 +54,6 @@ pub struct Parts {
 /// Istio's certificate service.
 #[derive(Debug, Clone)]
 pub struct Service(Parts);
-
-/// How long a call may take.
-#[derive(Debug, Clone, Copy)]
-struct Patience {
-    began: Instant,
-    client: Option<Duration>,
-}
-
-/// What is known of a call, growing step by step, for its one log line.
-#[derive(Debug)]
-struct Call {
-    id: String,
-    client_id: Option<String>,
-    peer: Option<Peer>,
-    patience: Patience,
-    caller: Option<Caller>,
-    impersonated: Option<String>,
-    grant: Option<Grant>,
-    object: Option<String>,
-}
 
 #[tonic::async_trait]
 impl IstioCertificateService for Service {
@@ -230,6 +210,7 @@ impl Service {
         let wrong = |error| Refusal::answer(signer, error);
         let now = || self.0.clock.now();
         let chain = reply::read(issued).map_err(wrong)?;
+        self.0.metrics.clock_ahead(signer, reply::dated_ahead(&chain, now()));
         // A second time only if the clock was set back meanwhile.
         for _ in 0..2 {
             if let Some(ahead) = reply::begins_in(&chain, now()) {
@@ -267,134 +248,8 @@ fn originator(caller: &Caller) -> Originator {
     }
 }
 
-// === impl Patience ===
-
-impl Patience {
-    /// When a call ends that our side gives so long; a client that gives up earlier counts.
-    fn deadline(self, own: Duration) -> Instant {
-        self.began + self.client.map_or(own, |client| client.min(own))
-    }
-
-    /// A moment after the client's own deadline. A timeout of years is none.
-    fn belt(self) -> Option<Instant> {
-        self.began.checked_add(self.client?.saturating_add(BELT))
-    }
-}
-
-// === impl Call ===
-
-impl Call {
-    fn of<T>(request: &Request<T>) -> Self {
-        let metadata = request.metadata();
-        let began = Instant::now();
-        let client = request::client_timeout(metadata).map(answer_before);
-        Self {
-            id: request_id(),
-            client_id: request::client_request_id(metadata).map(str::to_owned),
-            peer: request.extensions().get::<Peer>().cloned(),
-            patience: Patience { began, client },
-            caller: None,
-            impersonated: None,
-            grant: None,
-            object: None,
-        }
-    }
-
-    /// The id in the reply lets a person find the log line.
-    fn stamp(&self, metadata: &mut MetadataMap) {
-        if let Ok(id) = MetadataValue::try_from(self.id.as_str()) {
-            metadata.insert(REQUEST_ID, id);
-        }
-    }
-
-    fn log_issued(&self, reply: &Reply) {
-        let (caller, grant) = (self.caller.as_ref(), self.grant.as_ref());
-        tracing::info!(
-            request_id = self.id,
-            client_request_id = self.client_id,
-            peer = self.peer.as_ref().map(|peer| tracing::field::display(peer.address)),
-            namespace = caller.map(|caller| &caller.namespace),
-            service_account = caller.map(|caller| &caller.service_account),
-            pod = caller.and_then(|caller| caller.pod.as_ref()).map(|pod| &pod.name),
-            node = caller.and_then(|caller| caller.node.as_ref()).map(|node| &node.name),
-            cluster = caller.and_then(|caller| caller.cluster.as_ref()),
-            proof = caller.map(|caller| caller.proof.as_str()),
-            token_id = caller.and_then(|caller| caller.token_id.as_ref()),
-            impersonated = self.impersonated.as_deref().map(bounded),
-            signer = grant.map(|grant| tracing::field::display(&grant.signer)),
-            chosen_by = grant.map(|grant| grant.chosen_by.as_str()),
-            object = self.object,
-            serial = reply.validity.serial,
-            ttl_seconds = grant.map(|grant| grant.ttl.as_secs()),
-            ttl_change = grant.map(|grant| grant.ttl_change).and_then(changed),
-            lifetime_change = reply.lifetime.change(),
-            took_ms = self.took_ms(),
-            "certificate issued"
-        );
-    }
-
-    fn log_refused(&self, refusal: &Refusal) {
-        let (caller, grant) = (self.caller.as_ref(), self.grant.as_ref());
-        tracing::warn!(
-            request_id = self.id,
-            client_request_id = self.client_id,
-            peer = self.peer.as_ref().map(|peer| tracing::field::display(peer.address)),
-            namespace = caller.map(|caller| &caller.namespace),
-            service_account = caller.map(|caller| &caller.service_account),
-            pod = caller.and_then(|caller| caller.pod.as_ref()).map(|pod| &pod.name),
-            node = caller.and_then(|caller| caller.node.as_ref()).map(|node| &node.name),
-            cluster = caller.and_then(|caller| caller.cluster.as_ref()),
-            proof = caller.map(|caller| caller.proof.as_str()),
-            token_id = caller.and_then(|caller| caller.token_id.as_ref()),
-            impersonated = self.impersonated.as_deref().map(bounded),
-            signer = grant.map(|grant| tracing::field::display(&grant.signer)),
-            chosen_by = grant.map(|grant| grant.chosen_by.as_str()),
-            object = self.object,
-            code = ?refusal.code(),
-            reason = refusal.reason(),
-            detail = ensign_daemon::logging::chain(refusal),
-            took_ms = self.took_ms(),
-            "request refused"
-        );
-    }
-
-    fn took_ms(&self) -> u64 {
-        u64::try_from(self.patience.began.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-}
-
-/// What a caller sent, for the log.
-fn bounded(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(256).collect()
-}
-
-fn changed(change: TtlChange) -> Option<&'static str> {
-    match change {
-        TtlChange::Unchanged => None,
-        TtlChange::Defaulted | TtlChange::Clamped | TtlChange::Raised => Some(change.as_str()),
-    }
-}
-
-/// A little before the client gives up, so that it learns our reason instead of its own.
-fn answer_before(timeout: Duration) -> Duration {
-    timeout.saturating_sub((timeout / 10).min(Duration::from_millis(50)))
-}
-
-/// Not a secret and not a promise: unique enough to find a line in a log.
-fn request_id() -> String {
-    match crypto::random_bytes::<8>() {
-        Ok(bytes) => format!("{:016x}", u64::from_be_bytes(bytes)),
-        Err(_) => format!("{:016x}", fastrand::u64(..)),
-    }
-}
-
 /// How long a caller is kept whose cluster is silent and already waited for by many: long against the 0.1 s after which
 /// Istio's agents come back.
 const CROWDED: Duration = Duration::from_secs(3);
-/// Long enough that timers of one deadline do not fire in the order of chance, far less than a client's patience.
-const BELT: Duration = Duration::from_millis(20);
-
 /// How a chain ends whose root the signer's bundle lacks.
 const UNKNOWN_ROOT: [&str; 2] = ["foreign_root", "incomplete_chain"];
-/// The metadata that carries the id, in both directions.
-pub const REQUEST_ID: &str = "x-request-id";

@@ -160,8 +160,9 @@ impl FileSet {
         self
     }
 
-    /// Looks without an event this often (default 10 s).
-    pub fn poll_every(mut self, interval: Duration) -> Self {
+    /// Looks without an event this often.
+    #[cfg(test)]
+    fn poll_every(mut self, interval: Duration) -> Self {
         self.poll = interval;
         self
     }

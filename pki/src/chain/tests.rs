@@ -166,7 +166,7 @@ fn a_bundle_is_a_set() {
     assert!(both.contains_all(&one) && !one.contains_all(&both));
     assert!(both.contains(&p.root) && !one.contains(&p.other_root));
     assert_eq!(one.union(&both).unwrap(), both);
-    assert_eq!(both.iter_der().len(), 2);
+    assert_eq!(both.len(), 2);
     assert!(both.earliest_not_after() <= p.root.not_after());
 }
 

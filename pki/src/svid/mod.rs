@@ -5,20 +5,15 @@
 //! every certificate of the chain is valid now, and the chain ends in a root of the bundle. Each way to fail has a
 //! reason of its own. [`Svid`] joins a private key to a chain that passed; nothing else can be pushed.
 
+mod path;
 mod server;
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{fmt, sync::Arc, time::SystemTime};
 
-use rustls_pki_types::{CertificateDer, UnixTime};
-use webpki::{
-    EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter, KeyUsage, RequiredEkuNotFoundContext,
-};
+use webpki::KeyUsage;
 use zeroize::Zeroizing;
 
+use self::path::{BothUsages, check_path};
 pub use self::server::{ServerNames, verify_server};
 use crate::{
     bundle::Bundle,
@@ -233,114 +228,6 @@ fn check_times(certificate: &Certificate, now: SystemTime) -> Result<(), SvidErr
     Ok(())
 }
 
-fn check_path(
-    chain: &Chain,
-    anchors: &Bundle,
-    now: SystemTime,
-    usage: impl ExtendedKeyUsageValidator,
-) -> Result<(), SvidError> {
-    // webpki does not ask whether an issuer's key usage allows signing; BoringSSL does.
-    if let Some(wrong) = chain.intermediates().iter().find(|c| !c.is_issuer()) {
-        return Err(SvidError::Path(format!(
-            "{:?} may not issue certificates",
-            wrong.subject()
-        )));
-    }
-    let leaf = EndEntityCert::try_from(chain.leaf().der()).map_err(|e| SvidError::Path(e.to_string()))?;
-    let intermediates: Vec<CertificateDer<'_>> =
-        chain.intermediates().iter().map(|c| c.der().as_ref().into()).collect();
-    let roots = anchors.anchors_at(now);
-    let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    let path = leaf
-        .verify_for_usage(
-            webpki::ALL_VERIFICATION_ALGS,
-            &roots,
-            &intermediates,
-            UnixTime::since_unix_epoch(since_epoch),
-            usage,
-            None,
-            None,
-        )
-        .map_err(|error| explain(error, chain, anchors, now))?;
-    // A certificate beside the path was not looked at by webpki, yet every Envoy would send it.
-    let on_path: Vec<_> = path.intermediate_certificates().map(webpki::Cert::der).collect();
-    for beside in chain.intermediates().iter().filter(|c| !on_path.contains(c.der())) {
-        if !chain
-            .iter()
-            .any(|c| c.names_as_issuer(beside) && c.is_signed_by(beside))
-        {
-            return Err(SvidError::BadSignature(beside.subject().to_owned()));
-        }
-    }
-    Ok(())
-}
-
-/// Names what `webpki` reports as one error, "unknown issuer or wrong signature", by where the chain breaks.
-fn explain(error: webpki::Error, chain: &Chain, anchors: &Bundle, now: SystemTime) -> SvidError {
-    use webpki::Error;
-    match error {
-        Error::UnknownIssuer | Error::InvalidSignatureForPublicKey => {}
-        Error::RequiredEkuNotFoundContext(_) => {
-            return SvidError::Path(
-                "a certificate restricts extended key usages, expected none or those of its use".to_owned(),
-            );
-        }
-        other => return SvidError::Path(other.to_string()),
-    }
-    // The last certificate on the way up from the leaf.
-    let mut top = chain.leaf();
-    for issuer in chain.intermediates() {
-        if top.names_as_issuer(issuer) {
-            if !top.is_signed_by(issuer) {
-                return SvidError::BadSignature(top.subject().to_owned());
-            }
-            top = issuer;
-        }
-    }
-    let issued = |root: &&Certificate| top.names_as_issuer(root);
-    if let Some(root) = anchors.iter().filter(issued).find(|root| top.is_signed_by(root)) {
-        if !root.is_valid_at(now) {
-            return SvidError::RootNotValid(root.subject().to_owned());
-        }
-        return SvidError::Path(error.to_string());
-    }
-    let known_elsewhere = chain
-        .roots()
-        .is_some_and(|roots| roots.iter().any(|root| issued(&root)));
-    if known_elsewhere || anchors.iter().any(|root| issued(&root)) {
-        SvidError::ForeignRoot
-    } else {
-        SvidError::IncompleteChain(top.subject().to_owned())
-    }
-}
-
-/// Each certificate below the root that restricts its usage must allow both: an Envoy is client and server at once.
-struct BothUsages;
-
-impl ExtendedKeyUsageValidator for BothUsages {
-    fn validate(&self, present: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
-        // id-kp-serverAuth and id-kp-clientAuth, as the contents of OIDs.
-        const SERVER: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x01];
-        const CLIENT: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x02];
-        let (mut any, mut server, mut client) = (false, false, false);
-        for purpose in present {
-            let purpose = purpose?;
-            any = true;
-            server |= purpose == KeyPurposeId::new(SERVER);
-            client |= purpose == KeyPurposeId::new(CLIENT);
-        }
-        if !any || (server && client) {
-            return Ok(());
-        }
-        let required = KeyUsage::required(if server { CLIENT } else { SERVER });
-        let context = RequiredEkuNotFoundContext {
-            required,
-            present: Vec::new(),
-        };
-        Err(webpki::Error::RequiredEkuNotFoundContext(context))
-    }
-}
-
 /// A private key and a verified chain for it.
 pub struct Svid {
     key: Arc<PrivateKey>,
@@ -391,11 +278,6 @@ impl Svid {
     /// The chain that was verified.
     pub fn chain(&self) -> &Chain {
         &self.chain
-    }
-
-    /// Whether it would also pass under these anchors now. For the order of a root rotation.
-    pub fn verifies_under(&self, anchors: &Bundle, now: SystemTime) -> Result<(), SvidError> {
-        check_path(&self.chain, anchors, now, BothUsages)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::{net::IpAddr, time::SystemTime};
 
-use super::{SvidError, Validity, check_path, check_times, validity};
+use super::{SvidError, Validity, check_times, path::check_path, validity};
 use crate::{
     bundle::Bundle,
     certificate::{Certificate, Usages},

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use self::expiry::follow_roots;
 use self::place::Place;
 use self::servers::{Listeners, Served};
-use crate::authn;
+use crate::authn::{self, AuthnHost};
 use crate::config::Config;
 use crate::desk::{Desk, OpenSigners};
 use crate::kubernetes::KubernetesMetrics;
@@ -130,7 +130,7 @@ pub async fn bind_with(config: Config, fittings: Fittings) -> anyhow::Result<Bou
     let registry = boot.registry.sub_registry_with_prefix("ensign_ra");
     let authn = authn::open(
         config.authn,
-        authn::Host {
+        AuthnHost {
             cluster: place.host.cluster.as_ref(),
             kubernetes: config.kubernetes.as_ref(),
             kubernetes_metrics: &boot.kubernetes_metrics,

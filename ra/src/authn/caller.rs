@@ -3,7 +3,7 @@
 //! A [`Caller`] comes out of authentication only. What it holds beside namespace and account is what the proof says:
 //! a client certificate, for instance, names neither a pod nor a cluster, so its caller has none.
 
-use crate::signer::SignerName;
+use ensign_pki::SignerName;
 
 /// A workload that proved who it is.
 #[derive(Debug, Clone, PartialEq, Eq)]

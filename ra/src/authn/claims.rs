@@ -7,12 +7,12 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ensign_pki::dns_name::{is_label, is_subdomain};
 use serde::Deserialize;
 use thiserror::Error;
 
 use super::caller::{Bound, NodeRef};
 use super::subject::Subject;
-use crate::policy::{is_dns_label, is_dns_subdomain};
 
 /// What the operator expects of each token, whoever issued it.
 #[derive(Debug, Clone)]
@@ -165,8 +165,8 @@ fn subject(sub: &str, kubernetes: Kubernetes, token_id: Option<String>) -> Resul
         &kubernetes.serviceaccount.name,
         account,
     )?;
-    name("subject", namespace, is_dns_label)?;
-    name("subject", account, is_dns_subdomain)?;
+    name("subject", namespace, is_label)?;
+    name("subject", account, is_subdomain)?;
     match (&kubernetes.pod, &kubernetes.node, &kubernetes.secret) {
         (_, _, Some(_)) => return Err(ClaimsError::Binding("Secret")),
         (None, Some(_), None) => return Err(ClaimsError::Binding("Node")),
@@ -174,8 +174,8 @@ fn subject(sub: &str, kubernetes: Kubernetes, token_id: Option<String>) -> Resul
     }
     let pod = match kubernetes.pod {
         Some(pod) => {
-            name("kubernetes.io.pod.name", &pod.name, is_dns_subdomain)?;
-            name("kubernetes.io.pod.uid", &pod.uid, is_dns_subdomain)?;
+            name("kubernetes.io.pod.name", &pod.name, is_subdomain)?;
+            name("kubernetes.io.pod.uid", &pod.uid, is_subdomain)?;
             Some(Bound {
                 name: pod.name,
                 uid: pod.uid,
@@ -185,8 +185,8 @@ fn subject(sub: &str, kubernetes: Kubernetes, token_id: Option<String>) -> Resul
     };
     let node = match kubernetes.node {
         Some(node) => {
-            name("kubernetes.io.node.name", &node.name, is_dns_subdomain)?;
-            let uid = Some(node.uid).filter(|uid| is_dns_subdomain(uid));
+            name("kubernetes.io.node.name", &node.name, is_subdomain)?;
+            let uid = Some(node.uid).filter(|uid| is_subdomain(uid));
             Some(NodeRef { name: node.name, uid })
         }
         None => None,

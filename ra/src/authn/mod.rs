@@ -38,7 +38,7 @@ pub use clusters::{Clusters, NoPods};
 pub use error::AuthnError;
 pub use jwks::{Jwks, JwksError};
 pub use live::{Live, LiveError, Pod, Pods};
-pub use open::{Host, OpenError, Opened, open};
+pub use open::{AuthnHost, OpenError, Opened, open};
 pub use review::{CacheConfig, ReviewError};
 pub use token::TokenError;
 

@@ -33,7 +33,7 @@ use crate::metrics::Metrics;
 
 /// What authentication needs of the process.
 #[derive(Debug)]
-pub struct Host<'a> {
+pub struct AuthnHost<'a> {
     /// The API server, if there is one.
     pub cluster: Option<&'a Cluster>,
     /// Our place in it, if there is one.
@@ -91,7 +91,7 @@ struct Maker {
 }
 
 /// Starts what `config` asks for.
-pub async fn open(config: AuthnConfig, host: Host<'_>) -> Result<Opened, OpenError> {
+pub async fn open(config: AuthnConfig, host: AuthnHost<'_>) -> Result<Opened, OpenError> {
     let surroundings = Surroundings {
         kubernetes: host.kubernetes_metrics.clone(),
         metrics: AuthnMetrics::register(host.registry),
@@ -147,7 +147,7 @@ pub async fn open(config: AuthnConfig, host: Host<'_>) -> Result<Opened, OpenErr
 }
 
 /// Ready once the pods are known that the trusted accounts may ask for.
-fn ready_with(live: Arc<Live>, host: &Host<'_>) {
+fn ready_with(live: Arc<Live>, host: &AuthnHost<'_>) {
     let gate = host.readiness.gate("pods", "the pods of the cluster are not known yet");
     let stop = host.stop.clone();
     host.tasks.spawn(async move {
@@ -160,7 +160,7 @@ fn ready_with(live: Arc<Live>, host: &Host<'_>) {
 // === impl Maker ===
 
 impl Maker {
-    async fn local(&self, id: &Arc<str>, mode: &Mode, host: &Host<'_>) -> Result<Member, OpenError> {
+    async fn local(&self, id: &Arc<str>, mode: &Mode, host: &AuthnHost<'_>) -> Result<Member, OpenError> {
         let client = host.cluster.map(Cluster::client);
         let issuer = match mode {
             Mode::JwksFile { path, issuer } => {

@@ -62,11 +62,6 @@ impl Authorizer {
         Self { trusted, clusters }
     }
 
-    /// Whether anybody may ask for others.
-    pub fn impersonates(&self) -> bool {
-        !self.trusted.is_empty()
-    }
-
     /// The identity to certify: the caller's own, or the one that it impersonates, if that is what the CSR asks for.
     pub async fn authorise(
         &self,

@@ -4,11 +4,11 @@
 //! for it, so only that signer may do it again, and only if the policy lets it vouch for that identity: otherwise who
 //! holds foo's CA could name bar in a certificate and have bar's signer sign it.
 
+use ensign_pki::SignerName;
 use thiserror::Error;
 
 use crate::authn::{Caller, CertificateProof, Proof};
 use crate::policy::{Denial, Grant, Policy, Wish};
-use crate::signer::SignerName;
 
 /// Why a wish is not granted.
 #[derive(Debug, Error)]

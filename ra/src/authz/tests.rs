@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use ensign_pki::{KeyType, SpiffeId};
+use ensign_pki::{KeyType, SignerName, SpiffeId};
 use test_case::test_case;
 use tokio::time::Instant;
 
@@ -13,7 +13,6 @@ use crate::authn::testing::{Teller, clusters, live, pod};
 use crate::authn::{Bound, CertificateProof, NodeRef, Proof};
 use crate::kubernetes::WatchState;
 use crate::policy::{Policy, Wish};
-use crate::signer::SignerName;
 
 const POD_A: &str = "spiffe://cluster.local/ns/ns-a/sa/sa-a";
 const ZTUNNEL: &str = "spiffe://cluster.local/ns/istio-system/sa/ztunnel";

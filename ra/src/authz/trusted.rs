@@ -8,9 +8,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use ensign_pki::dns_name::{is_label, is_subdomain};
 use thiserror::Error;
-
-use crate::policy::{is_dns_label, is_dns_subdomain};
 
 /// Accounts by namespace and name. Cheap to clone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,7 +40,7 @@ impl FromStr for TrustedAccounts {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
         let account = |entry: &str| match entry.split_once('/') {
-            Some((namespace, account)) if is_dns_label(namespace) && is_dns_subdomain(account) => {
+            Some((namespace, account)) if is_label(namespace) && is_subdomain(account) => {
                 Ok((namespace.to_owned(), account.to_owned()))
             }
             _ => Err(TrustedAccountsError(entry.chars().take(120).collect())),

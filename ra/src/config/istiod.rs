@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use clap::Args;
 use ensign_daemon::settings::Checker;
+use ensign_pki::SignerName;
 
 use super::kubernetes::Noted;
 use super::values::{key_type, label, positive, subdomain};
 use crate::istiod::{IstiodConfig, IstiodNames, Provider};
 use crate::mesh::KubernetesSigner;
-use crate::signer::{SignerName, annotations};
+use crate::signer::annotations;
 
 /// istiod's certificate and who signs it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,8 +7,7 @@ use std::time::Duration;
 use ensign_daemon::GoDuration;
 use ensign_daemon::settings::Checker;
 use ensign_pki::KeyType;
-
-use crate::policy::{is_dns_label, is_dns_subdomain};
+use ensign_pki::dns_name::{is_label, is_subdomain};
 
 pub(super) fn path(c: &mut Checker<'_>, id: &str, seen: Option<&str>) -> Option<PathBuf> {
     text(c, id, seen, "a path").map(PathBuf::from)
@@ -26,7 +25,7 @@ pub(super) fn text(c: &mut Checker<'_>, id: &str, seen: Option<&str>, expected: 
 
 /// A name as namespaces have it (RFC 1123).
 pub(super) fn label(c: &mut Checker<'_>, id: &str, seen: &str) -> Option<String> {
-    if is_dns_label(seen) {
+    if is_label(seen) {
         return Some(seen.to_owned());
     }
     c.refuse(id, seen, "a DNS label", "use 1 to 63 of a-z, 0-9 and '-'");
@@ -35,7 +34,7 @@ pub(super) fn label(c: &mut Checker<'_>, id: &str, seen: &str) -> Option<String>
 
 /// A name as most objects have it.
 pub(super) fn subdomain(c: &mut Checker<'_>, id: &str, seen: &str) -> Option<String> {
-    if is_dns_subdomain(seen) {
+    if is_subdomain(seen) {
         return Some(seen.to_owned());
     }
     c.refuse(

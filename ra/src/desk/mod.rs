@@ -15,7 +15,7 @@ use std::sync::Arc;
 use ensign_daemon::Supervisor;
 use ensign_daemon::readiness::Gate;
 use ensign_daemon::watched_file::{FileSet, WatchMetrics};
-use ensign_pki::{SharedClock, TrustDomain};
+use ensign_pki::{SharedClock, SignerName, TrustDomain};
 use futures::future::BoxFuture;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -25,7 +25,7 @@ pub use self::pick::{Which, pick};
 use crate::mesh::{MeshFeed, MeshMetrics};
 use crate::metrics::Metrics;
 use crate::policy::{IstioSettings, Policy};
-use crate::signer::{Host, Running, SignerName, Signers};
+use crate::signer::{Host, Running, Signers};
 
 /// What requests are judged by, and who signs for them.
 #[derive(Debug)]

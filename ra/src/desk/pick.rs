@@ -3,11 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
+use ensign_pki::SignerName;
 use tokio::sync::watch;
 
 use super::Desk;
 use crate::policy::Backend;
-use crate::signer::{Pick, Running, SignerName};
+use crate::signer::{Pick, Running};
 
 /// How a signer is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]

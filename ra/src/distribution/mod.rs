@@ -148,7 +148,7 @@ impl std::str::FromStr for BundleName {
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         let fault = || BundleNameError(name.chars().take(80).collect());
         let parts: Vec<&str> = name.split(':').collect();
-        if name.len() > 253 || !parts.iter().all(|part| crate::policy::is_dns_subdomain(part)) {
+        if name.len() > 253 || !parts.iter().all(|part| ensign_pki::dns_name::is_subdomain(part)) {
             return Err(fault());
         }
         let signer_name = match parts.as_slice() {

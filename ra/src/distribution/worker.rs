@@ -25,7 +25,7 @@ use super::history::{self, History, Shelf};
 use super::object::{self, Held, LABELLED, NAME, Place, SKIPPED, Target};
 use super::plan::{Plan, Wanted};
 use super::{DistributionParts, LOOK};
-use crate::kubernetes::{ApiError, ObjectKey, Store, WatchState, Watched, follow};
+use crate::kubernetes::{ApiError, ObjectKey, Store, WatchState, Watched, follow, named};
 
 pub(super) struct Worker {
     parts: DistributionParts,
@@ -71,7 +71,7 @@ impl Drop for Worker {
 
 impl Worker {
     pub(super) fn new(parts: DistributionParts, stop: CancellationToken) -> Self {
-        let manager = format!("{}-ra", parts.home.installation);
+        let manager = parts.home.manager();
         Self {
             plan: Plan::new(manager.clone()),
             manager,
@@ -128,7 +128,6 @@ impl Worker {
     fn follow(&mut self) {
         let home = self.parts.home.clone();
         let client = home.cluster.client();
-        let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
         let own = Api::<ConfigMap>::namespaced(client.clone(), &home.namespace);
         let config = named(&history::name(&home));
         self.watched.history = Some(self.watch("roots history", own, config, Arc::clone(&self.histories)));

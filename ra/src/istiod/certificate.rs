@@ -6,7 +6,6 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ensign_daemon::{GoDuration, logging};
@@ -14,14 +13,13 @@ use ensign_pki::KeyType;
 use k8s_openapi::NamespaceResourceScope;
 use kube::Resource;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams};
-use kube::runtime::watcher;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::keep::{Keeps, Place, keep};
 use super::{IstiodParts, SECRET};
-use crate::kubernetes::{ApiError, ObjectKey, Store, follow};
+use crate::kubernetes::{ApiError, ObjectKey};
 use crate::policy::{Backend, IssuerRef};
 use crate::signer::issuer_in_effect;
 
@@ -36,6 +34,7 @@ pub(super) struct Wanted {
 /// One term of the leader.
 pub(super) struct Keeper {
     parts: IstiodParts,
+    api: Api<Certificate>,
     wanted: Wanted,
     pause: Duration,
     complaint: String,
@@ -71,7 +70,9 @@ struct Condition {
 
 impl Keeper {
     pub(super) fn new(parts: IstiodParts, wanted: Wanted) -> Self {
+        let namespace = &parts.config.names.namespace;
         Self {
+            api: Api::namespaced(parts.home.cluster.client(), namespace),
             parts,
             wanted,
             pause: FIRST_PAUSE,
@@ -79,37 +80,19 @@ impl Keeper {
         }
     }
 
-    pub(super) async fn run(mut self, term: CancellationToken) {
-        let (cluster, namespace) = (&self.parts.home.cluster, self.parts.config.names.namespace.clone());
-        let api: Api<Certificate> = Api::namespaced(cluster.client(), &namespace);
-        let store = Arc::new(Store::whole());
-        let mut states = store.subscribe(ObjectKey::new(namespace, self.wanted.name.clone()));
-        let config = watcher::Config::default().fields(&format!("metadata.name={}", self.wanted.name));
-        let metrics = cluster.metrics().clone();
-        let (mut watched, watching) = follow("istiod certificate", api.clone(), config, store, metrics, term);
-        let keeping = async {
-            if !watched.synced().await {
-                return;
-            }
-            let mut seen = states.current();
-            let mut not_before = Instant::now();
-            loop {
-                if not_before <= Instant::now() {
-                    // Counted from its end: an issue takes seconds.
-                    let pause = self.look(&api, seen.as_deref()).await;
-                    not_before = Instant::now() + pause;
-                }
-                tokio::select! {
-                    next = states.next() => seen = next,
-                    () = sleep_until(not_before) => {}
-                }
-            }
+    pub(super) async fn run(self, term: CancellationToken) {
+        let place = Place {
+            watch: "istiod certificate",
+            api: self.api.clone(),
+            key: ObjectKey::new(self.parts.config.names.namespace.clone(), self.wanted.name.clone()),
+            metrics: self.parts.home.cluster.metrics().clone(),
         };
-        tokio::join!(watching, keeping);
+        keep(self, place, term).await;
     }
+}
 
-    /// Compares, and writes if needed; says when to look again at the latest.
-    async fn look(&mut self, api: &Api<Certificate>, seen: Option<&Certificate>) -> Duration {
+impl Keeps<Certificate> for Keeper {
+    async fn look(&mut self, seen: Option<&Certificate>) -> Duration {
         self.tell(seen);
         let issuer = match self.issuer().await {
             Ok(Some(issuer)) => issuer,
@@ -133,9 +116,10 @@ impl Keeper {
             self.well();
             return LOOK;
         }
-        let manager = format!("{}-ra", self.parts.home.installation);
+        let manager = self.parts.home.manager();
         let params = PatchParams::apply(&manager).force();
-        match api
+        match self
+            .api
             .patch(&self.wanted.name, &params, &Patch::Apply(&object))
             .await
             .map_err(ApiError::from)
@@ -157,7 +141,9 @@ impl Keeper {
             }
         }
     }
+}
 
+impl Keeper {
     /// The issuer that signs for workloads now.
     async fn issuer(&self) -> Result<Option<IssuerRef>, String> {
         let running = (self.parts.signer)()?;

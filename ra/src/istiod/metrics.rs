@@ -1,12 +1,14 @@
 //! Whether istiod has a certificate, and for how long.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+
+use crate::metrics::seconds;
 
 /// Counts about istiod's certificate. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -51,8 +53,7 @@ impl IstiodMetrics {
     }
 
     pub(super) fn expires(&self, at: SystemTime) {
-        let seconds = at.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        self.expiry.set(i64::try_from(seconds).unwrap_or(i64::MAX));
+        self.expiry.set(seconds(at));
     }
 
     pub(super) fn failed(&self, reason: &'static str) {

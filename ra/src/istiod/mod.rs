@@ -8,6 +8,7 @@
 //! one that this replaces. Its roots are distributed by [`crate::distribution`].
 
 mod certificate;
+mod keep;
 mod metrics;
 mod names;
 mod secret;

@@ -5,22 +5,18 @@
 //! root of the signer; roots that merely grew are written beside the pair that is there. A Secret that somebody else
 //! made is left alone and named: istiod may be using it. A failure leaves what is there, and waits longer each time.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ensign_daemon::logging;
-use ensign_pki::{Certificate, Chain, PrivateKey, Validity, verify_server};
+use ensign_pki::{PrivateKey, Validity, verify_server};
 use kube::ResourceExt;
-use kube::runtime::watcher;
-use tokio::task::spawn_blocking;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::keep::{Keeps, Place, keep};
 use super::{IstiodParts, SECRET};
-use crate::kubernetes::{ApiError, KeySecret, NamedSecret, ObjectKey, Store, follow};
-use crate::leader::FIELD_MANAGER;
-use crate::signer::object::kind::is_later;
+use crate::kubernetes::{ApiError, KeySecret, NamedSecret, ObjectKey, Values, is_later, tls_secret};
 use crate::signer::{Errand, Running, ServerCsr, ServerIdentity, obtain};
 use crate::trust::Roots;
 
@@ -58,7 +54,7 @@ impl Keeper {
     pub(super) fn new(parts: IstiodParts) -> Self {
         let secret = NamedSecret::new(&parts.home.cluster, &parts.config.names.namespace, SECRET);
         Self {
-            creator: format!("{FIELD_MANAGER}-{}", parts.home.identity),
+            creator: parts.home.creator(),
             parts,
             secret,
             asked: None,
@@ -69,34 +65,18 @@ impl Keeper {
         }
     }
 
-    pub(super) async fn run(mut self, term: CancellationToken) {
-        let store = Arc::new(Store::whole());
-        let mut states = store.subscribe(ObjectKey::new(self.secret.namespace().to_owned(), SECRET));
-        let config = watcher::Config::default().fields(&format!("metadata.name={SECRET}"));
-        let metrics = self.parts.home.cluster.metrics().clone();
-        let (mut watched, watching) = follow("istiod secret", self.secret.api(), config, store, metrics, term);
-        let keeping = async {
-            if !watched.synced().await {
-                return;
-            }
-            let mut seen = states.current();
-            let mut not_before = Instant::now();
-            loop {
-                if not_before <= Instant::now() {
-                    // Counted from its end: an issue takes seconds.
-                    let pause = self.look(seen.as_deref()).await;
-                    not_before = Instant::now() + pause;
-                }
-                tokio::select! {
-                    next = states.next() => seen = next,
-                    () = sleep_until(not_before) => {}
-                }
-            }
+    pub(super) async fn run(self, term: CancellationToken) {
+        let place = Place {
+            watch: "istiod secret",
+            api: self.secret.api(),
+            key: ObjectKey::new(self.secret.namespace(), SECRET),
+            metrics: self.parts.home.cluster.metrics().clone(),
         };
-        tokio::join!(watching, keeping);
+        keep(self, place, term).await;
     }
+}
 
-    /// Looks, and acts if needed; says when to look again at the latest.
+impl Keeps<KeySecret> for Keeper {
     async fn look(&mut self, seen: Option<&KeySecret>) -> Duration {
         if self.is_behind(seen) {
             return SETTLE;
@@ -131,12 +111,9 @@ impl Keeper {
                 self.failed("foreign", &why)
             }
             Step::Roots => {
-                let version = seen.and_then(ResourceExt::resource_version).unwrap_or_default();
-                let values: [(&str, &[u8]); 1] = [(ROOTS, roots.pem().as_bytes())];
-                self.written(
-                    self.secret.replace(FIELD_MANAGER, &version, &values).await,
-                    "roots of istiod's certificate written",
-                )
+                let values: [(&str, &[u8]); 1] = [(tls_secret::ROOTS, roots.pem().as_bytes())];
+                let written = self.put(seen, &values).await;
+                self.written(written, "roots of istiod's certificate written")
             }
             Step::Issue(why) => {
                 tracing::info!(secret = %self.secret, why, "istiod's certificate is to be issued");
@@ -144,15 +121,16 @@ impl Keeper {
             }
         }
     }
+}
 
+impl Keeper {
     /// Judges what is there.
     fn step(&mut self, seen: Option<&KeySecret>, identity: &ServerIdentity, roots: &Roots) -> Step {
         let Some(secret) = seen else {
             self.parts.metrics.good(false);
             return Step::Issue("there is none".to_owned());
         };
-        let ours = secret.labels().get(MANAGED_BY).is_some_and(|by| by == FIELD_MANAGER);
-        if !ours || secret.kind() != TLS {
+        if !secret.is_ours() || secret.kind() != tls_secret::KIND {
             return Step::Foreign;
         }
         let now = self.parts.clock.now();
@@ -180,7 +158,7 @@ impl Keeper {
         if renew_at <= now {
             return Step::Issue("half of its life is over".to_owned());
         }
-        if secret.get(ROOTS) != Some(roots.pem().as_bytes()) {
+        if secret.get(tls_secret::ROOTS) != Some(roots.pem().as_bytes()) {
             return Step::Roots;
         }
         Step::Wait(renew_at)
@@ -190,9 +168,9 @@ impl Keeper {
         let asked = self.asked.take().filter(|(_, _, asked)| *asked == identity);
         let (key, csr) = match asked {
             Some((key, csr, _)) => (key, csr),
-            None => match self.fresh(&identity).await {
+            None => match ServerCsr::fresh(self.parts.config.key_type, &identity).await {
                 Ok(fresh) => fresh,
-                Err(why) => return self.failed("key", &why),
+                Err(error) => return self.failed("key", &logging::chain(&error)),
             },
         };
         let errand = Errand {
@@ -213,32 +191,16 @@ impl Keeper {
         };
         let (chain, key_pem) = (obtained.chain.to_pem(), key.to_pkcs8_pem());
         let values: [(&str, &[u8]); 3] = [
-            (CERTIFICATE, chain.as_bytes()),
-            (KEY, key_pem.as_bytes()),
-            (ROOTS, obtained.roots.pem().as_bytes()),
+            (tls_secret::CERTIFICATE, chain.as_bytes()),
+            (tls_secret::KEY, key_pem.as_bytes()),
+            (tls_secret::ROOTS, obtained.roots.pem().as_bytes()),
         ];
-        let written = match seen {
-            None => {
-                let labels = BTreeMap::from([(MANAGED_BY.to_owned(), FIELD_MANAGER.to_owned())]);
-                self.secret.create(&self.creator, TLS, &labels, &values).await
-            }
-            Some(secret) => {
-                let version = secret.resource_version().unwrap_or_default();
-                self.secret.replace(FIELD_MANAGER, &version, &values).await
-            }
-        };
+        let written = self.put(seen, &values).await;
         self.written(written, "istiod's certificate written")
     }
 
-    /// A new key and its request. RSA takes its time.
-    async fn fresh(&self, identity: &ServerIdentity) -> Result<(Arc<PrivateKey>, ServerCsr), String> {
-        let (key_type, identity) = (self.parts.config.key_type, identity.clone());
-        let made = spawn_blocking(move || {
-            let key = PrivateKey::generate(key_type).map_err(|error| logging::chain(&error))?;
-            let csr = ServerCsr::build(&key, &identity).map_err(|error| logging::chain(&error))?;
-            Ok((Arc::new(key), csr))
-        });
-        made.await.unwrap_or_else(|error| Err(error.to_string()))
+    async fn put(&self, seen: Option<&KeySecret>, values: &Values<'_>) -> Result<KeySecret, ApiError> {
+        self.secret.put(seen, &self.creator, tls_secret::KIND, values).await
     }
 
     /// Whether the watch has still to show our last write. A watch that is behind for long is believed again: somebody
@@ -297,24 +259,11 @@ impl Drop for Keeper {
 
 /// Whether the pair in the Secret is one for these names under these roots now; if not, why.
 fn judge(secret: &KeySecret, identity: &ServerIdentity, roots: &Roots, now: SystemTime) -> Result<Validity, String> {
-    let text = |key: &str| match secret.text(key) {
-        Some(Ok(text)) => Ok(text),
-        Some(Err(_)) | None => Err(format!("it has no {key}")),
-    };
-    let fault = |error: &dyn std::error::Error| error.to_string();
-    let key = PrivateKey::from_pem(text(KEY)?).map_err(|error| fault(&error))?;
-    let chain = Certificate::parse_all(text(CERTIFICATE)?).map_err(|error| fault(&error))?;
-    let chain = Chain::from_certificates(chain).map_err(|error| fault(&error))?;
-    verify_server(&chain, roots.bundle(), identity.names(), &key.spki_der(), now).map_err(|error| fault(&error))
+    let (key, chain) = tls_secret::read(secret).map_err(|error| logging::chain(&error))?;
+    verify_server(&chain, roots.bundle(), identity.names(), &key.spki_der(), now)
+        .map_err(|error| logging::chain(&error))
 }
 
-/// As Kubernetes' TLS Secrets have them.
-const TLS: &str = "kubernetes.io/tls";
-const CERTIFICATE: &str = "tls.crt";
-const KEY: &str = "tls.key";
-const ROOTS: &str = "ca.crt";
-/// Says that the Secret is ours to write.
-const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// The policy and its roots are looked at this often.
 const LOOK: Duration = Duration::from_secs(3);
 const SETTLE: Duration = Duration::from_secs(1);

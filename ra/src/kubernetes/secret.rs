@@ -15,8 +15,8 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::NamespaceResourceScope;
-use kube::Resource;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams};
+use kube::{Resource, ResourceExt as _};
 use serde::de::{Deserializer, Visitor};
 use serde::ser::{SerializeMap as _, Serializer};
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,7 @@ use zeroize::Zeroizing;
 
 use super::client::Cluster;
 use super::error::ApiError;
+use super::home::FIELD_MANAGER;
 
 /// A Secret whose values are wiped once nobody holds it. A clone shares them.
 #[derive(Clone, Deserialize)]
@@ -70,6 +71,11 @@ impl KeySecret {
     /// Its type, such as `kubernetes.io/tls`.
     pub fn kind(&self) -> &str {
         self.kind.as_deref().unwrap_or("Opaque")
+    }
+
+    /// Whether an RA made it.
+    pub fn is_ours(&self) -> bool {
+        self.labels().get(MANAGED_BY).is_some_and(|by| by == FIELD_MANAGER)
     }
 }
 
@@ -138,22 +144,37 @@ impl NamedSecret {
         &self.name
     }
 
-    /// Makes it. Of several who try at once exactly one succeeds, for the others it is [`ApiError::Conflict`]: `creator`
-    /// must be nobody else's, since values of the same creator are replaced.
-    pub async fn create(
+    /// Makes it, as ours and of that kind, if none was seen; else replaces values of what was seen, and leaves other keys
+    /// alone. [`ApiError::Conflict`] if somebody wrote since. Whose the seen one is is for the caller to ask
+    /// ([`KeySecret::is_ours`]).
+    ///
+    /// Of several who make it at once exactly one succeeds: `creator` ([`Home::creator`](super::Home::creator)) must be
+    /// nobody else's, since values of the same creator are replaced.
+    pub async fn put(
         &self,
+        seen: Option<&KeySecret>,
         creator: &str,
         kind: &str,
-        labels: &BTreeMap<String, String>,
         values: &Values<'_>,
     ) -> Result<KeySecret, ApiError> {
+        match seen {
+            None => self.create(creator, kind, values).await,
+            Some(seen) => {
+                let version = seen.resource_version().unwrap_or_default();
+                self.replace(&version, values).await
+            }
+        }
+    }
+
+    async fn create(&self, creator: &str, kind: &str, values: &Values<'_>) -> Result<KeySecret, ApiError> {
+        let labels = BTreeMap::from([(MANAGED_BY, FIELD_MANAGER)]);
         let body = Body {
             api_version: Some("v1"),
             kind: Some("Secret"),
             metadata: Meta {
                 name: Some(&self.name),
                 resource_version: None,
-                labels: Some(labels),
+                labels: Some(&labels),
             },
             type_: Some(kind),
             data: Encoded(values),
@@ -162,9 +183,7 @@ impl NamedSecret {
         Ok(self.api.patch(&self.name, &params, &Patch::Apply(body)).await?)
     }
 
-    /// Replaces values of the Secret as it was at `version`, and leaves other keys alone. [`ApiError::Conflict`] if somebody
-    /// wrote since.
-    pub async fn replace(&self, manager: &str, version: &str, values: &Values<'_>) -> Result<KeySecret, ApiError> {
+    async fn replace(&self, version: &str, values: &Values<'_>) -> Result<KeySecret, ApiError> {
         let body = Body {
             api_version: None,
             kind: None,
@@ -177,7 +196,7 @@ impl NamedSecret {
             data: Encoded(values),
         };
         let params = PatchParams {
-            field_manager: Some(manager.to_owned()),
+            field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PatchParams::default()
         };
         Ok(self.api.patch(&self.name, &params, &Patch::Merge(body)).await?)
@@ -223,6 +242,9 @@ impl<'de> Deserialize<'de> for Value {
     }
 }
 
+/// Label of a Secret that an RA made.
+const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+
 /// The body of a patch. `Debug` is asked for by kube and shows no value.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -245,7 +267,7 @@ struct Meta<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     resource_version: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    labels: Option<&'a BTreeMap<String, String>>,
+    labels: Option<&'a BTreeMap<&'a str, &'a str>>,
 }
 
 /// Values in base64, written straight into the request.
@@ -279,7 +301,10 @@ impl fmt::Debug for Body<'_> {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
+    use crate::kubernetes::testing::{self, Answer};
 
     fn read(json: &str) -> KeySecret {
         serde_json::from_str(json).unwrap()
@@ -330,5 +355,38 @@ mod tests {
             r#"{"metadata":{"resourceVersion":"7"},"data":{"tls.key":"c2VjcmV0"}}"#
         );
         assert!(!format!("{body:?}").contains("secret"));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_is_made_as_ours_and_what_is_there_replaced_as_it_was_seen() {
+        let (cluster, asked) = testing::cluster(|_, _| {
+            std::future::ready(Some(Answer::ok(
+                r#"{"metadata":{"name":"pair","resourceVersion":"8"}}"#,
+            )))
+            .boxed()
+        });
+        let secret = NamedSecret::new(&cluster, "foo", "pair");
+        let foreign = read(r#"{"metadata":{"resourceVersion":"7"}}"#);
+        let ours = read(
+            r#"{"metadata":{"resourceVersion":"","labels":{"app.kubernetes.io/managed-by":"ensign-ra"}},"type":"Opaque"}"#,
+        );
+        assert_eq!((foreign.is_ours(), ours.is_ours()), (false, true));
+        for seen in [None, Some(&foreign), Some(&ours)] {
+            let values: &Values<'_> = &[("tls.key", b"secret")];
+            secret
+                .put(seen, "ensign-ra-me", "kubernetes.io/tls", values)
+                .await
+                .unwrap();
+        }
+        let place = "PATCH /api/v1/namespaces/foo/secrets/pair?";
+        let made = (
+            format!("{place}&fieldManager=ensign-ra-me"),
+            r#"{"apiVersion":"v1","kind":"Secret","metadata":{"name":"pair","labels":{"app.kubernetes.io/managed-by":"ensign-ra"}},"type":"kubernetes.io/tls","data":{"tls.key":"c2VjcmV0"}}"#.to_owned(),
+        );
+        let replaced = |version: &str| {
+            let body = format!(r#"{{"metadata":{{"resourceVersion":"{version}"}},"data":{{"tls.key":"c2VjcmV0"}}}}"#);
+            (format!("{place}&fieldManager=ensign-ra"), body)
+        };
+        assert_eq!(*asked.lock(), [made, replaced("7"), replaced("")]);
     }
 }

@@ -272,10 +272,22 @@ impl<V> Debug for Subscription<V> {
     }
 }
 
+/// Whether a state is later than another, of the same object or of another of its kind.
+///
+/// The versions of one kind count up in one sequence (Kubernetes says so since 1.35, and its store always did). What is
+/// no number is only ever compared with itself.
+pub(crate) fn is_later(version: &str, than: &str) -> bool {
+    match (version.parse::<u64>(), than.parse::<u64>()) {
+        (Ok(version), Ok(than)) => version > than,
+        _ => version != than,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::core::v1::ConfigMap;
     use kube::api::ObjectMeta;
+    use test_case::test_case;
 
     use super::*;
 
@@ -345,5 +357,14 @@ mod tests {
         store.apply(object("a", "1"));
         assert!(second.current().is_some());
         assert!(second.states.has_changed().unwrap());
+    }
+
+    #[test_case("9", "10", false; "numbers, not texts")]
+    #[test_case("10", "9", true)]
+    #[test_case("10", "10", false; "the same")]
+    #[test_case("a", "a", false; "the same, no number")]
+    #[test_case("a", "b", true; "another, no number")]
+    fn a_later_state(version: &str, than: &str, later: bool) {
+        assert_eq!(is_later(version, than), later);
     }
 }

@@ -2,16 +2,15 @@
 //! nonsense) that a real one cannot be made to show.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::future::BoxFuture;
 use http::{Request, Response};
 use kube::Client;
 use kube::client::Body;
 use parking_lot::Mutex;
-use tower::{BoxError, ServiceBuilder};
+use tower::BoxError;
 
-use super::meter::{KubernetesMetrics, Meter};
+use super::client::Cluster;
 
 /// What a request is answered with.
 pub(crate) struct Answer {
@@ -23,9 +22,18 @@ pub(crate) struct Answer {
 /// Every request so far: method, path and body.
 pub(crate) type Asked = Arc<Mutex<Vec<(String, String)>>>;
 
-/// A client of a server that answers by `answer`, which is told method and path and how many requests there were before;
-/// `None` is a broken connection.
+/// A client of a [`cluster`].
 pub(crate) fn client<F>(answer: F) -> (Client, Asked)
+where
+    F: Fn(&str, usize) -> BoxFuture<'static, Option<Answer>> + Send + Sync + 'static,
+{
+    let (cluster, asked) = cluster(answer);
+    (cluster.client(), asked)
+}
+
+/// A server that answers by `answer`, which is told method and path and how many requests there were before; `None` is a
+/// broken connection.
+pub(crate) fn cluster<F>(answer: F) -> (Cluster, Asked)
 where
     F: Fn(&str, usize) -> BoxFuture<'static, Option<Answer>> + Send + Sync + 'static,
 {
@@ -49,10 +57,7 @@ where
             Ok::<_, BoxError>(response.body(Body::from(answer.body.into_bytes()))?)
         }
     });
-    let service = ServiceBuilder::new()
-        .layer(Meter::new(KubernetesMetrics::default(), Duration::from_secs(20)))
-        .service(service);
-    (Client::new(service, "default"), asked)
+    (Cluster::answered_by(service, "us"), asked)
 }
 
 // === impl Answer ===

@@ -5,7 +5,6 @@
 //! Lease in our name that expires.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use ensign_daemon::logging;
@@ -13,15 +12,14 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
-use kube::runtime::watcher;
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::Candidate;
 use super::term::{Step, Term};
-use super::{Candidate, FIELD_MANAGER};
-use crate::kubernetes::{ApiError, ObjectKey, Store, follow};
+use crate::kubernetes::{ApiError, FIELD_MANAGER, ObjectKey, follow_one};
 
 /// Stands for election. The receiver is `true` while this replica leads; the future is the work, until `stop`.
 pub fn elect(
@@ -53,12 +51,10 @@ struct Election {
 
 impl Election {
     async fn run(mut self, stop: CancellationToken) {
-        let store = Arc::new(Store::whole());
-        let name = self.candidate.lease.clone();
-        let mut lease = store.subscribe(ObjectKey::new(self.candidate.namespace.clone(), name.clone()));
-        let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+        let key = ObjectKey::new(self.candidate.namespace.clone(), self.candidate.lease.clone());
         let metrics = self.candidate.cluster.metrics().clone();
-        let (mut watched, watching) = follow("leader lease", self.api.clone(), config, store, metrics, stop.clone());
+        let (mut lease, mut watched, watching) =
+            follow_one("leader lease", self.api.clone(), key, metrics, stop.clone());
         let election = async {
             // Before that nobody knows whether there is a Lease.
             tokio::select! {

@@ -21,7 +21,7 @@ mod term_of_office;
 
 use std::sync::Arc;
 
-use ensign_pki::{SharedClock, crypto};
+use ensign_pki::SharedClock;
 
 pub use self::election::elect;
 pub use self::metrics::LeaderMetrics;
@@ -29,6 +29,7 @@ pub use self::replicas::count_replicas;
 pub use self::term::Timing;
 pub use self::term_of_office::while_leading;
 use crate::kubernetes::Cluster;
+use crate::unique::unique;
 
 /// Who stands for election, and where.
 #[derive(Clone, Debug)]
@@ -51,9 +52,5 @@ pub struct Candidate {
 
 /// A name that no other replica has, also no earlier one of the same pod.
 pub fn identity(pod: Option<&str>) -> Arc<str> {
-    let unique = crypto::random_bytes::<8>().map_or_else(|_| fastrand::u64(..), u64::from_be_bytes);
-    format!("{}_{unique:016x}", pod.unwrap_or("ensign-ra")).into()
+    format!("{}_{}", pod.unwrap_or("ensign-ra"), unique()).into()
 }
-
-/// What we call ourselves in `managedFields`.
-pub(crate) const FIELD_MANAGER: &str = "ensign-ra";

@@ -10,22 +10,20 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ensign_daemon::logging;
 use ensign_pki::{crypto, hex};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{Api, Patch, PatchParams};
-use kube::runtime::watcher;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::Candidate;
 use super::election::timestamp;
-use super::{Candidate, FIELD_MANAGER};
-use crate::kubernetes::{ApiError, ObjectKey, Store, follow};
+use crate::kubernetes::{ApiError, FIELD_MANAGER, ObjectKey, follow_one};
 
 /// Beats and counts. The receiver is 1 at first: this replica. `leading` decides who sweeps up after the dead. The
 /// future is the work, until `stop`.
@@ -71,11 +69,9 @@ struct Beats {
 
 impl Counter {
     async fn run(mut self, stop: CancellationToken) {
-        let store = Arc::new(Store::whole());
-        let mut lease = store.subscribe(ObjectKey::new(self.candidate.namespace.clone(), self.name.clone()));
-        let config = watcher::Config::default().fields(&format!("metadata.name={}", self.name));
+        let key = ObjectKey::new(self.candidate.namespace.clone(), self.name.clone());
         let metrics = self.candidate.cluster.metrics().clone();
-        let (_watched, watching) = follow("replica beats", self.api.clone(), config, store, metrics, stop.clone());
+        let (mut lease, _watched, watching) = follow_one("replica beats", self.api.clone(), key, metrics, stop.clone());
         let counting = async {
             let mut due = Instant::now();
             while !stop.is_cancelled() {

@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 
 use ensign_daemon::{logging, redact};
+use ensign_pki::dns_name::is_label;
 use ensign_pki::{Bundle, BundleError, TrustDomain};
 use serde::Deserialize;
 use serde_saphyr::Spanned;
@@ -18,7 +19,6 @@ use super::KubernetesSigner;
 use super::anchors::{Anchor, Anchors};
 use super::indentation::{Unindented, unindented};
 use super::notice::{Notice, NoticeKind};
-use crate::policy::is_dns_label;
 use crate::yaml;
 
 /// What a mesh configuration says.
@@ -264,7 +264,7 @@ fn trust_domain(text: &str) -> Result<Option<TrustDomain>, MeshConfigError> {
 fn root_namespace(text: String) -> Result<Option<String>, MeshConfigError> {
     match text {
         none if none.is_empty() => Ok(None),
-        label if is_dns_label(&label) => Ok(Some(label)),
+        label if is_label(&label) => Ok(Some(label)),
         other => Err(MeshConfigError::RootNamespace(other.chars().take(80).collect())),
     }
 }

@@ -63,12 +63,11 @@ async fn follow_config(
     } = source;
     let store = Arc::new(Store::keeping(content));
     let mut changes = store.changes();
-    // Named, so that the right to read this one ConfigMap is enough.
-    let config = watcher::Config::default().fields(&format!("metadata.name={config_map}"));
     let (mut watched, work) = kubernetes::follow(
         "mesh_config",
         Api::<ConfigMap>::namespaced(source.cluster.client(), namespace),
-        config,
+        // The right to read this one ConfigMap is enough.
+        kubernetes::named(config_map),
         Arc::clone(&store),
         source.kubernetes.clone(),
         stop.clone(),

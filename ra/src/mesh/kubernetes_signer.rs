@@ -8,9 +8,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use ensign_pki::dns_name::is_label;
 use thiserror::Error;
-
-use crate::policy::is_dns_label;
 
 /// `domain/path`, as in `spec.signerName`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -90,7 +89,7 @@ impl FromStr for SignerDomain {
     type Err = KubernetesSignerError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let fits = text.len() <= MAX_SUBDOMAIN && text.contains('.') && text.split('.').all(is_dns_label);
+        let fits = text.len() <= MAX_SUBDOMAIN && text.contains('.') && text.split('.').all(is_label);
         if fits {
             Ok(Self(text.to_owned()))
         } else {

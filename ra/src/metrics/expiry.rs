@@ -2,12 +2,12 @@
 
 use std::time::SystemTime;
 
+use ensign_pki::SignerName;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::{Metrics, NameLabels, seconds};
-use crate::signer::SignerName;
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Expiry {
@@ -70,6 +70,7 @@ impl Metrics {
         self.expiry.roots.remove(&labels);
         self.expiry.cas.remove(&labels);
         self.gates.forget(&labels);
+        self.signers.forget(&labels);
     }
 
     /// The serving certificate in effect.

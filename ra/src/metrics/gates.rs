@@ -4,6 +4,7 @@
 //! gates for a while, the old one until its last request is through: their numbers add up, and a gate that is gone
 //! counts as nothing.
 
+use ensign_pki::SignerName;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -11,7 +12,6 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::{Metrics, NameLabels};
-use crate::signer::SignerName;
 
 #[derive(Debug, Clone)]
 pub(super) struct Gates {

@@ -13,13 +13,13 @@ mod signers;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ensign_pki::SignerName;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::registry::Registry;
 
 pub use self::gates::{GateSeries, Level};
 pub use self::requests::InFlight;
 use self::{expiry::Expiry, gates::Gates, istiod::Istiod, reloads::Reloads, requests::Requests, signers::Signers};
-use crate::signer::SignerName;
 
 /// The RA's counters. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -66,7 +66,8 @@ impl From<&SignerName> for NameLabels {
     }
 }
 
-fn seconds(time: SystemTime) -> i64 {
+/// A time as gauges have it.
+pub(crate) fn seconds(time: SystemTime) -> i64 {
     match time.duration_since(UNIX_EPOCH) {
         Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
         Err(_) => 0,

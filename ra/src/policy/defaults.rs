@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
+use ensign_pki::SignerName;
+
 use crate::mesh::{DefaultSource, Mesh};
-use crate::signer::SignerName;
 
 /// Where defaults come from. Without Istio's configuration there are none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

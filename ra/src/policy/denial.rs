@@ -1,9 +1,7 @@
 //! Why the policy refuses a wish: a sentence for the log and a word for metrics, never for the caller.
 
-use ensign_pki::KeyType;
+use ensign_pki::{KeyType, SignerName};
 use thiserror::Error;
-
-use crate::signer::SignerName;
 
 /// Why the policy refuses a wish.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

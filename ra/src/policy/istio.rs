@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use ensign_pki::SignerName;
+
 use super::Rootless;
 use super::SignerPolicy;
 use super::form;
@@ -16,7 +18,6 @@ use super::signers::{CSR_API_MIN, Common, DEADLINE, Defined, RESUME_WINDOW};
 use super::spec::{Backend, KubernetesCsrSpec, RequestSpec, RootsSpec, SignerSpec};
 use super::ttl::TtlBounds;
 use crate::mesh::{KubernetesSigner, Mesh, SignerDomain};
-use crate::signer::SignerName;
 
 /// What istiod's settings say of the signers of Istio's configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -18,12 +18,11 @@ mod signers;
 mod spec;
 mod ttl;
 
-use ensign_pki::{KeyType, TrustDomain};
+use ensign_pki::{KeyType, SignerName, TrustDomain};
 
 pub use compose::{API_VERSION, Istio, Sources};
 pub use defaults::ChosenBy;
 pub use denial::Denial;
-pub(crate) use ensign_pki::dns_name::{is_label as is_dns_label, is_subdomain as is_dns_subdomain};
 pub use istio::{IstioSettings, SignerChoice};
 pub use limits::{Rate, SignerLimits};
 pub use mistakes::PolicyError;
@@ -35,7 +34,6 @@ pub use ttl::{TtlBounds, TtlChange};
 
 use self::defaults::{DefaultSigner, Defaults};
 use self::rules::Rule;
-use crate::signer::SignerName;
 
 /// A policy, valid in itself.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,13 +7,13 @@
 use std::sync::Arc;
 
 use ensign_pki::TrustDomain;
+use ensign_pki::dns_name::{is_label, is_subdomain};
 use serde_saphyr::Spanned;
 
 use super::form::{Roots, Signer};
 use super::mistakes::Mistakes;
 use super::signers::Common;
 use super::spec::{IssuerRef, RootsSpec};
-use super::{is_dns_label, is_dns_subdomain};
 use crate::mesh::{KubernetesSigner, Mesh};
 
 /// Where roots come from, looked up as far as they are in hand.
@@ -45,7 +45,7 @@ pub(super) fn read(
             let from = roots.config_map.as_ref()?;
             let key =
                 |key: &str| !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
-            if !is_dns_label(&from.namespace) || !is_dns_subdomain(&from.name) || !key(&from.key) {
+            if !is_label(&from.namespace) || !is_subdomain(&from.name) || !key(&from.key) {
                 let what = format!(
                     "roots: {}/{} key {:?} is no key of a ConfigMap",
                     from.namespace, from.name, from.key
@@ -62,7 +62,7 @@ pub(super) fn read(
         "clusterTrustBundle" => {
             let name = roots.cluster_trust_bundle.clone()?;
             // Its name begins with that of its signer, whose slash is written as a colon.
-            if !name.split(':').all(is_dns_subdomain) {
+            if !name.split(':').all(is_subdomain) {
                 mistakes.at(place, format!("roots: {name:?} is no name of a ClusterTrustBundle"));
                 return None;
             }

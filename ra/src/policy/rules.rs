@@ -5,12 +5,12 @@
 
 use std::collections::BTreeSet;
 
+use ensign_pki::SignerName;
+use ensign_pki::dns_name::{is_label, is_subdomain};
 use serde_saphyr::Spanned;
 
 use super::form::RuleForm;
 use super::mistakes::Mistakes;
-use super::{is_dns_label, is_dns_subdomain};
-use crate::signer::SignerName;
 
 /// One rule of the policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,8 +40,8 @@ impl Rule {
     /// What the file says; `signers` are the names that a rule may name.
     pub(super) fn read(form: &RuleForm, signers: &BTreeSet<String>, mistakes: &mut Mistakes) -> Option<Self> {
         let namespace = std::slice::from_ref(&form.namespace);
-        let namespaces = Names::read(namespace, is_dns_label, "namespace", mistakes);
-        let accounts = Names::read(&form.service_accounts, is_dns_subdomain, "serviceAccounts", mistakes);
+        let namespaces = Names::read(namespace, is_label, "namespace", mistakes);
+        let accounts = Names::read(&form.service_accounts, is_subdomain, "serviceAccounts", mistakes);
         if form.signers.is_empty() {
             mistakes.at(&form.namespace, "the rule allows no signer: expected at least one");
         }

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ensign_daemon::redact;
-use ensign_pki::TrustDomain;
+use ensign_pki::dns_name::{is_label, is_subdomain};
+use ensign_pki::{SignerName, TrustDomain};
 use serde_saphyr::Spanned;
 
 use super::form::{CertManager, KubernetesCsr, Local, Signer, Ttl};
@@ -19,9 +20,9 @@ use super::spec::{
     Backend, CertManagerSpec, ConfigMapRef, IssuerRef, KubernetesCsrSpec, LocalSpec, RequestSpec, RootsSpec, SignerSpec,
 };
 use super::ttl::TtlBounds;
-use super::{Rootless, SignerPolicy, is_dns_label, is_dns_subdomain};
+use super::{Rootless, SignerPolicy};
 use crate::mesh::{KubernetesSigner, Mesh};
-use crate::signer::{SignerName, annotations};
+use crate::signer::annotations;
 
 /// What all signers of one policy share.
 #[derive(Debug)]
@@ -196,7 +197,7 @@ fn kubernetes_csr(form: &Signer, csr: &KubernetesCsr, common: &Common<'_>, mista
 }
 
 fn cert_manager(form: &Signer, section: &CertManager, common: &Common<'_>, mistakes: &mut Mistakes) -> Built {
-    let namespace = checked(&section.namespace, is_dns_label, "certManager.namespace", mistakes);
+    let namespace = checked(&section.namespace, is_label, "certManager.namespace", mistakes);
     let request = request(form, mistakes);
     let issuer = match &section.issuer {
         None => None,
@@ -206,7 +207,7 @@ fn cert_manager(form: &Signer, section: &CertManager, common: &Common<'_>, mista
                     .map_or_else(|| other.to_owned(), |form| form.value.clone())
             };
             if let Some(group) = &issuer.group {
-                checked(group, is_dns_subdomain, "issuer.group", mistakes)?;
+                checked(group, is_subdomain, "issuer.group", mistakes)?;
             }
             if let Some(kind) = issuer.kind.as_ref().filter(|kind| !is_kind(&kind.value)) {
                 mistakes.at(
@@ -218,7 +219,7 @@ fn cert_manager(form: &Signer, section: &CertManager, common: &Common<'_>, mista
                 );
             }
             Some(IssuerRef {
-                name: checked(&issuer.name, is_dns_subdomain, "issuer.name", mistakes)?,
+                name: checked(&issuer.name, is_subdomain, "issuer.name", mistakes)?,
                 kind: or(&issuer.kind, "Issuer"),
                 group: or(&issuer.group, CERT_MANAGER),
             })
@@ -227,8 +228,8 @@ fn cert_manager(form: &Signer, section: &CertManager, common: &Common<'_>, mista
     let runtime_issuer = match &section.runtime_issuer {
         None => None,
         Some(form) => Some(ConfigMapRef {
-            namespace: checked(&form.namespace, is_dns_label, "runtimeIssuer.namespace", mistakes)?,
-            name: checked(&form.name, is_dns_subdomain, "runtimeIssuer.name", mistakes)?,
+            namespace: checked(&form.namespace, is_label, "runtimeIssuer.namespace", mistakes)?,
+            name: checked(&form.name, is_subdomain, "runtimeIssuer.name", mistakes)?,
         }),
     };
     for key in section.annotations.keys() {

@@ -8,9 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ensign_pki::TrustDomain;
-
-use crate::signer::SignerName;
+use ensign_pki::{SignerName, TrustDomain};
 
 /// One signer of the policy file.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,14 +6,12 @@
 //! damaged one leaves the CA before it in use, and one that was deleted is made anew. Half a CA is never completed.
 
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use ensign_daemon::logging;
 use ensign_pki::{SharedClock, TrustDomain, crypto};
-use kube::{ResourceExt as _, runtime::watcher};
 use thiserror::Error;
 use tokio::{
     sync::watch,
@@ -24,8 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Shown, handover::Handover, leaf::ServerNames};
 use crate::{
-    kubernetes::{ApiError, Home, KeySecret, NamedSecret, ObjectKey, Store, Subscription, Watched, follow},
-    leader::FIELD_MANAGER,
+    kubernetes::{ApiError, Home, KeySecret, NamedSecret, ObjectKey, Subscription, Watched, follow_one, tls_secret},
     signer::{
         Host,
         local::{
@@ -83,15 +80,13 @@ pub(super) async fn open(
     let secret = NamedSecret::new(&home.cluster, &home.namespace, name);
     let why = format!("no serving certificate yet: {secret} has not been read; may the RA list and watch it by name?");
     let (handover, mut current) = Handover::new(why, overlap, Arc::clone(&host.clock));
-    let store = Arc::new(Store::whole());
-    let states = store.subscribe(ObjectKey::new(home.namespace.clone(), name));
-    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let key = ObjectKey::new(home.namespace.clone(), name);
     let metrics = home.cluster.metrics().clone();
     let stop = host.stop.child_token();
-    let (watched, watching) = follow("serving ca secret", secret.api(), config, store, metrics, stop.clone());
+    let (states, watched, watching) = follow_one("serving ca secret", secret.api(), key, metrics, stop.clone());
     let keeper = Keeper {
         secret,
-        creator: format!("{FIELD_MANAGER}-{}", home.identity),
+        creator: home.creator(),
         trust_domain: trust_domain.clone(),
         names,
         clock: Arc::clone(&host.clock),
@@ -146,15 +141,13 @@ impl Keeper {
     async fn look(&mut self, seen: Option<&KeySecret>) {
         match seen {
             None => self.make(None).await,
-            Some(secret) if KEYS.iter().all(|key| secret.get(key).is_none()) => {
-                self.make(Some(secret.resource_version().unwrap_or_default())).await;
-            }
+            Some(secret) if KEYS.iter().all(|key| secret.get(key).is_none()) => self.make(Some(secret)).await,
             Some(secret) => self.take(secret).await,
         }
     }
 
     /// A new CA into a Secret that is not there, or holds none.
-    async fn make(&mut self, version: Option<String>) {
+    async fn make(&mut self, seen: Option<&KeySecret>) {
         let (trust_domain, now) = (self.trust_domain.clone(), self.clock.now());
         let made = match spawn_blocking(move || root::make("serving", &trust_domain, now)).await {
             Ok(Ok(made)) => made,
@@ -168,12 +161,7 @@ impl Keeper {
             (ROOT_CERT, certificate),
             (CERT_CHAIN, certificate),
         ];
-        let labels = BTreeMap::from([("app.kubernetes.io/managed-by".to_owned(), FIELD_MANAGER.to_owned())]);
-        let written = match &version {
-            None => self.secret.create(&self.creator, "Opaque", &labels, &values).await,
-            Some(version) => self.secret.replace(FIELD_MANAGER, version, &values).await,
-        };
-        match written {
+        match self.secret.put(seen, &self.creator, "Opaque", &values).await {
             Ok(secret) => {
                 tracing::info!(secret = %self.secret, "made a new serving CA for all replicas");
                 self.take(&secret).await;
@@ -313,13 +301,21 @@ const CACERTS: Layout = Layout {
 };
 /// What cert-manager writes, and istiod reads too.
 const TLS: Layout = Layout {
-    certificate: "tls.crt",
-    key: "tls.key",
-    roots: "ca.crt",
+    certificate: tls_secret::CERTIFICATE,
+    key: tls_secret::KEY,
+    roots: tls_secret::ROOTS,
     chain: None,
 };
 /// All keys of both.
-const KEYS: [&str; 7] = [CA_CERT, CA_KEY, ROOT_CERT, CERT_CHAIN, "tls.crt", "tls.key", "ca.crt"];
+const KEYS: [&str; 7] = [
+    CA_CERT,
+    CA_KEY,
+    ROOT_CERT,
+    CERT_CHAIN,
+    TLS.certificate,
+    TLS.key,
+    TLS.roots,
+];
 /// For the start: a list and perhaps a create, from an API server that is there.
 const FIRST: Duration = Duration::from_secs(10);
 /// Between two tries to write or read.

@@ -7,25 +7,25 @@
 //! chain ends in a root that was not discovered yet. A failure withdraws nothing.
 
 use std::{
-    collections::BTreeMap,
+    error::Error,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use ensign_daemon::logging;
-use ensign_pki::{Bundle, Certificate, Chain, KeyType, PrivateKey, SharedClock, verify_server};
-use kube::{ResourceExt as _, runtime::watcher};
+use ensign_pki::{Bundle, KeyType, PrivateKey, SharedClock, verify_server};
+use kube::ResourceExt as _;
 use tokio::{
     sync::watch,
-    task::spawn_blocking,
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{Face, Shown, handover::Handover};
 use crate::{
-    kubernetes::{ApiError, Home, KeySecret, NamedSecret, ObjectKey, Store, Subscription, Watched, follow},
-    leader::FIELD_MANAGER,
+    kubernetes::{
+        ApiError, Home, KeySecret, NamedSecret, ObjectKey, Subscription, Values, Watched, follow_one, tls_secret,
+    },
     policy::{Backend, IssuerRef},
     signer::{Errand, Host, ObtainError, Obtained, Pick, Running, ServerCsr, ServerIdentity, issuer_in_effect, obtain},
     trust::{Discovery, Roots},
@@ -82,14 +82,12 @@ pub(super) async fn open(source: IssuedSource, host: &Host, home: &Home) -> watc
     let secret = NamedSecret::new(&home.cluster, &home.namespace, &source.secret);
     let why = format!("no serving certificate yet: {secret} has not been read; may the RA list and watch it by name?");
     let (handover, mut current) = Handover::new(why, source.overlap, Arc::clone(&host.clock));
-    let store = Arc::new(Store::whole());
-    let states = store.subscribe(ObjectKey::new(home.namespace.clone(), source.secret.clone()));
-    let config = watcher::Config::default().fields(&format!("metadata.name={}", source.secret));
+    let key = ObjectKey::new(home.namespace.clone(), source.secret.clone());
     let metrics = home.cluster.metrics().clone();
     let stop = host.stop.child_token();
-    let (watched, watching) = follow("serving secret", secret.api(), config, store, metrics, stop.clone());
+    let (states, watched, watching) = follow_one("serving secret", secret.api(), key, metrics, stop.clone());
     let keeper = Keeper {
-        creator: format!("{FIELD_MANAGER}-{}", home.identity),
+        creator: home.creator(),
         clock: Arc::clone(&host.clock),
         discovery: host.trust.discovery.clone(),
         host: host.clone(),
@@ -226,15 +224,9 @@ impl Keeper {
     }
 
     fn read(&self, secret: &KeySecret) -> Result<(Face, Arc<Roots>, SystemTime), String> {
-        let text = |key: &'static str| match secret.text(key) {
-            Some(Ok(text)) if !text.is_empty() => Ok(text),
-            Some(_) | None => Err(format!("it has no {key}")),
-        };
-        let fault = |error: &dyn std::error::Error| error.to_string();
-        let key = PrivateKey::from_pem(text(KEY)?).map_err(|error| fault(&error))?;
-        let chain = Certificate::parse_all(text(CERTIFICATE)?).map_err(|error| fault(&error))?;
-        let chain = Chain::from_certificates(chain).map_err(|error| fault(&error))?;
-        let named = Certificate::parse_all(text(ROOTS)?).map_err(|error| fault(&error))?;
+        let fault = |error: &(dyn Error + 'static)| logging::chain(error);
+        let (key, chain) = tls_secret::read(secret).map_err(|error| fault(&error))?;
+        let named = tls_secret::certificates(secret, tls_secret::ROOTS).map_err(|error| fault(&error))?;
         let now = self.clock.now();
         // Pinned roots decide; roots that were discovered are told to those who discover. While there is no policy the
         // pair is taken as it was left: clients judge it by their own roots.
@@ -272,9 +264,9 @@ impl Keeper {
         }
         let (key, csr) = match self.asked.take() {
             Some(asked) => asked,
-            None => match self.fresh().await {
+            None => match ServerCsr::fresh(self.source.key_type, &self.source.identity).await {
                 Ok(fresh) => fresh,
-                Err(why) => return self.failed(&why, false),
+                Err(error) => return self.failed(&logging::chain(&error), false),
             },
         };
         let errand = Errand {
@@ -295,17 +287,6 @@ impl Keeper {
         }
     }
 
-    /// A new key and its request. RSA takes its time.
-    async fn fresh(&self) -> Result<(Arc<PrivateKey>, ServerCsr), String> {
-        let (key_type, identity) = (self.source.key_type, self.source.identity.clone());
-        let made = spawn_blocking(move || {
-            let key = PrivateKey::generate(key_type).map_err(|error| logging::chain(&error))?;
-            let csr = ServerCsr::build(&key, &identity).map_err(|error| logging::chain(&error))?;
-            Ok((Arc::new(key), csr))
-        });
-        made.await.unwrap_or_else(|error| Err(error.to_string()))
-    }
-
     async fn keep(
         &mut self,
         obtained: &Obtained,
@@ -319,32 +300,34 @@ impl Keeper {
         };
         let (pem, key_pem) = (obtained.chain.to_pem(), key.to_pkcs8_pem());
         let values: [(&str, &[u8]); 3] = [
-            (CERTIFICATE, pem.as_bytes()),
-            (KEY, key_pem.as_bytes()),
-            (ROOTS, obtained.roots.pem().as_bytes()),
+            (tls_secret::CERTIFICATE, pem.as_bytes()),
+            (tls_secret::KEY, key_pem.as_bytes()),
+            (tls_secret::ROOTS, obtained.roots.pem().as_bytes()),
         ];
-        let written = if let Some(secret) = seen {
-            let version = secret.resource_version().unwrap_or_default();
-            self.secret.replace(FIELD_MANAGER, &version, &values).await
-        } else {
-            let labels = BTreeMap::from([("app.kubernetes.io/managed-by".to_owned(), FIELD_MANAGER.to_owned())]);
-            self.secret
-                .create(&self.creator, "kubernetes.io/tls", &labels, &values)
-                .await
-        };
-        match written {
-            Ok(secret) => self.version = secret.resource_version(),
-            // Another replica renewed at the same time: both pairs are good, and the watch shows the other.
-            Err(ApiError::Conflict(_)) => {}
-            Err(error) => {
-                let error = logging::chain(&error);
-                tracing::warn!(secret = %self.secret, error, "the serving certificate is not kept: a restart without cert-manager would find none");
-            }
+        if let Err(why) = self.store(seen, &values).await {
+            tracing::warn!(secret = %self.secret, error = why, "the serving certificate is not kept: a restart without cert-manager would find none");
         }
         let validity = &obtained.validity;
         let renew_at = renewal(validity.not_before.max(self.clock.now()), validity.not_after);
         tracing::info!(serial = validity.serial, "serving certificate issued");
         self.take(face, Arc::clone(&obtained.roots), renew_at, issuer);
+    }
+
+    /// Into the Secret, unless it is somebody else's.
+    async fn store(&mut self, seen: Option<&KeySecret>, values: &Values<'_>) -> Result<(), String> {
+        if seen.is_some_and(|secret| !secret.is_ours()) {
+            return Err(
+                "it was made by somebody else (cert-manager, or a person) and is left alone; delete it, or name another with --serving-secret"
+                    .to_owned(),
+            );
+        }
+        match self.secret.put(seen, &self.creator, tls_secret::KIND, values).await {
+            Ok(secret) => self.version = secret.resource_version(),
+            // Another replica renewed at the same time: both pairs are good, and the watch shows the other.
+            Err(ApiError::Conflict(_)) => {}
+            Err(error) => return Err(logging::chain(&error)),
+        }
+        Ok(())
     }
 
     fn take(&mut self, face: Face, roots: Arc<Roots>, renew_at: SystemTime, issuer: Option<IssuerRef>) {
@@ -383,10 +366,6 @@ fn renewal(from: SystemTime, to: SystemTime) -> SystemTime {
     from + life.mul_f64(0.62 + 0.05 * fastrand::f64())
 }
 
-/// As Kubernetes' TLS Secrets have them.
-const CERTIFICATE: &str = "tls.crt";
-const KEY: &str = "tls.key";
-const ROOTS: &str = "ca.crt";
 /// What istio-csr writes on its own request.
 const RECORD: &str = "istio-csr-serving";
 /// For the start: a list, and perhaps a certificate from an issuer that is there.
@@ -397,3 +376,57 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_secs(5);
 /// Between two renewals that a doubt asks for.
 const DOUBT: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests {
+    use ensign_pki::SystemClock;
+    use futures::FutureExt as _;
+    use serde_json::json;
+
+    use super::*;
+    use crate::kubernetes::testing::{self, Answer};
+
+    fn seen(managed_by: &str) -> KeySecret {
+        let labels = json!({"app.kubernetes.io/managed-by": managed_by});
+        serde_json::from_value(json!({"metadata": {"resourceVersion": "7", "labels": labels}})).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_secret_of_somebody_else_is_left_alone_and_named() {
+        let (cluster, asked) = testing::cluster(|_, _| {
+            std::future::ready(Some(Answer::ok(json!({"metadata": {"resourceVersion": "8"}})))).boxed()
+        });
+        let clock = SystemClock::shared();
+        let mut keeper = Keeper {
+            source: IssuedSource {
+                secret: "pair".to_owned(),
+                identity: ServerIdentity::default(),
+                key_type: KeyType::P256,
+                ttl: Duration::from_hours(1),
+                overlap: Duration::ZERO,
+                signer: Arc::new(|| Err("none".to_owned())),
+            },
+            secret: NamedSecret::new(&cluster, "foo", "pair"),
+            creator: "ensign-ra-me".to_owned(),
+            host: Host::alone(Arc::clone(&clock)),
+            handover: Handover::new(String::new(), Duration::ZERO, Arc::clone(&clock)).0,
+            clock,
+            discovery: None,
+            version: None,
+            in_use: None,
+            asked: None,
+            retry_at: None,
+            pause: FIRST_PAUSE,
+            complaint: String::new(),
+            unusable: String::new(),
+            renewed: Instant::now(),
+        };
+        let refused = keeper.store(Some(&seen("Helm")), &[]).await.unwrap_err();
+        assert!(refused.contains("made by somebody else"), "{refused}");
+        assert!(asked.lock().is_empty(), "{asked:?}");
+        assert_eq!(keeper.version, None, "what is there is looked at as before");
+        keeper.store(Some(&seen("ensign-ra")), &[]).await.unwrap();
+        assert_eq!(asked.lock().len(), 1);
+        assert_eq!(keeper.version.as_deref(), Some("8"));
+    }
+}

@@ -30,7 +30,7 @@ use std::{
 
 use ensign_daemon::watched_file::WatchError;
 use ensign_pki::{
-    BundleError, Certificate, CertificateError, Chain, KeyError, KeyType, PrivateKey, TrustDomain, crypto,
+    BundleError, Certificate, CertificateError, Chain, KeyError, KeyType, PrivateKey, SignerName, TrustDomain, crypto,
 };
 use rustls::{
     ServerConfig,
@@ -53,7 +53,7 @@ use crate::{
     desk::{Desk, Which, pick},
     kubernetes::Home,
     signer::{
-        Host, SignerName,
+        Host,
         local::{LocalError, issuer::rfc3339},
     },
     trust::Roots,

@@ -1,9 +1,10 @@
 //! The ways in which a signer says no, told apart for the log, the metrics and the caller's next step.
 
+use ensign_pki::SignerName;
 use thiserror::Error;
 use tonic::Code;
 
-use super::{Outcome, SignerName};
+use super::Outcome;
 
 /// Why a signer gave no certificate. The texts are for the log, never for the caller.
 #[derive(Debug, Error)]

@@ -3,16 +3,19 @@
 //! Owns [`Signer`], the [`Issuance`] that a signer is asked for, what it gives ([`Issued`]), and the errors that tell the
 //! ways in which a signer can say no apart. A signer promises a chain (leaf first, intermediates after it) for the public
 //! key and the id of one canonical CSR. Roots come from [`crate::trust`]. Who may have what was decided before
-//! (`authn`, `authz`, `policy`), and what came back is checked after (`service`): a signer decides neither.
+//! (`authn`, `authz`, `policy`), and what came back is checked after (`reply` for workloads, [`obtain()`] for servers): a
+//! signer decides neither.
 
 pub(crate) mod cert_manager;
 mod error;
 mod gate;
+mod host;
 mod issued;
 pub(crate) mod kubernetes_csr;
 pub mod local;
 pub mod object;
 mod obtain;
+mod running;
 mod server;
 mod set;
 
@@ -22,21 +25,21 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use ensign_pki::{Csr, SpiffeId, crypto, hex};
+use ensign_pki::{Csr, SignerName, SpiffeId, crypto, hex};
 use futures::future::BoxFuture;
 use tokio::time::Instant;
-
-pub use ensign_pki::{SignerName, SignerNameError};
 
 pub(crate) use self::cert_manager::issuer_in_effect;
 pub use self::{
     cert_manager::annotations,
     error::SignerError,
     gate::{Gate, GateError, GateParts, Obstacle, Outcome, Pass},
+    host::{Host, TrustHost},
     issued::{Issued, IssuedChain, Receipt},
     obtain::{Errand, ObtainError, Obtained, Pick, obtain},
+    running::{NotSigned, Running},
     server::{ServerCsr, ServerCsrError, ServerIdentity, ServerIssuance},
-    set::{Host, NotSigned, OpenError, Running, Signers, TrustHost},
+    set::{OpenError, Signers},
 };
 
 /// Something that turns a checked request into a certificate.

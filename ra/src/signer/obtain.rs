@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ensign_daemon::logging;
-use ensign_pki::{Certificate, Chain, SharedClock, SvidError, Validity, verify_server};
+use ensign_pki::{Certificate, Chain, SharedClock, SignerName, SvidError, Validity, verify_server};
 use thiserror::Error;
 
-use super::{IssuedChain, Running, ServerCsr, ServerIdentity, ServerIssuance, SignerError, SignerName};
+use super::{IssuedChain, Running, ServerCsr, ServerIdentity, ServerIssuance, SignerError};
 use crate::reply::{self, AnswerError};
 use crate::trust::{Discovery, NoRoots, Roots};
 

@@ -7,12 +7,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ensign_pki::{PrivateKey, ServerNames, SpiffeId, crypto, hex};
+use ensign_pki::{KeyError, KeyType, PrivateKey, ServerNames, SignerName, SpiffeId};
 use rcgen::{CertificateParams, DistinguishedName, SanType};
 use thiserror::Error;
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::Instant;
 
-use super::{IdempotencyKey, SignerName};
+use super::IdempotencyKey;
+use crate::unique::unique;
 
 /// The names of one server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,10 +55,19 @@ pub struct ServerIssuance {
     pub deadline: Instant,
 }
 
-/// Names or a key that make no CSR.
+/// Why there is no CSR.
 #[derive(Debug, Error)]
-#[error("no CSR can be made for these names")]
-pub struct ServerCsrError(#[from] rcgen::Error);
+pub enum ServerCsrError {
+    /// Names or a key that make none.
+    #[error("no CSR can be made for these names")]
+    Names(#[from] rcgen::Error),
+    /// There is no key.
+    #[error("no key can be made for the CSR")]
+    Key(#[from] KeyError),
+    /// The process is stopping.
+    #[error("making the key was interrupted")]
+    Interrupted(#[from] JoinError),
+}
 
 // === impl ServerIdentity ===
 
@@ -74,6 +85,20 @@ impl ServerIdentity {
 // === impl ServerCsr ===
 
 impl ServerCsr {
+    /// A new key and its request. RSA takes its time.
+    pub async fn fresh(
+        key_type: KeyType,
+        identity: &ServerIdentity,
+    ) -> Result<(Arc<PrivateKey>, Self), ServerCsrError> {
+        let identity = identity.clone();
+        let made = spawn_blocking(move || {
+            let key = PrivateKey::generate(key_type)?;
+            let csr = Self::build(&key, &identity)?;
+            Ok((Arc::new(key), csr))
+        });
+        made.await?
+    }
+
     /// Signs a CSR with an empty subject and the names as critical subject alternative names.
     pub fn build(key: &PrivateKey, identity: &ServerIdentity) -> Result<Self, ServerCsrError> {
         let mut params = CertificateParams::default();
@@ -109,14 +134,13 @@ impl ServerIssuance {
             &csr.spki_der,
             &ttl.as_nanos().to_be_bytes(),
         ]);
-        let unique = crypto::random_bytes::<8>().unwrap_or_else(|_| fastrand::u64(..).to_be_bytes());
         Self {
             signer: signer.clone(),
             csr,
             record: record.to_owned(),
             ttl,
             idempotency_key,
-            request_id: hex::encode(&unique).into(),
+            request_id: unique().into(),
             deadline: Instant::now() + patience,
         }
     }
@@ -124,7 +148,6 @@ impl ServerIssuance {
 
 #[cfg(test)]
 mod tests {
-    use ensign_pki::KeyType;
     use x509_parser::prelude::{FromDer as _, ParsedExtension, X509CertificationRequest};
 
     use super::*;

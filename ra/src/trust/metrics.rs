@@ -1,12 +1,11 @@
 //! Whether each signer has roots, and where they were merely believed.
 
+use ensign_pki::SignerName;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-
-use crate::signer::SignerName;
 
 /// Counts about roots. Cheap to clone.
 #[derive(Clone, Debug, Default)]

@@ -10,11 +10,7 @@ mod metrics;
 pub(crate) mod path;
 mod source;
 
-use std::{
-    fmt::Debug,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{fmt::Debug, sync::Arc, time::SystemTime};
 
 use ensign_pki::{Bundle, BundleError};
 use thiserror::Error;
@@ -110,14 +106,6 @@ impl Roots {
     /// When the first of the roots dies.
     pub fn not_after(&self) -> SystemTime {
         self.bundle.earliest_not_after()
-    }
-
-    /// Seconds until the first of the roots dies, below zero once it has; for a metric.
-    pub fn expires_in_seconds(&self, now: SystemTime) -> f64 {
-        match self.not_after().duration_since(now) {
-            Ok(left) => left.as_secs_f64(),
-            Err(past) => -Duration::as_secs_f64(&past.duration()),
-        }
     }
 }
 

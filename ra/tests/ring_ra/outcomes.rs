@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ensign_pki::Certificate;
-use ensign_ra::signer::{SignerError, SignerName};
+use ensign_pki::{Certificate, SignerName};
+use ensign_ra::signer::SignerError;
 use futures::future;
 use rcgen::ExtendedKeyUsagePurpose;
 use tokio::sync::oneshot;
@@ -207,6 +207,52 @@ async fn a_certificate_of_a_clock_ahead_is_held_until_it_is_valid() {
     let begins = Certificate::parse_pem(&elements[0]).unwrap().not_before();
     assert!(begins > asked_at, "its time had come before it was asked for");
     assert!(begins <= std::time::SystemTime::now(), "it came before its time");
+    authority.stop().await;
+}
+
+/// While its certificate is waited for, and also if it is too far ahead to be served.
+#[tokio::test]
+async fn how_far_a_signers_clock_is_ahead_is_shown() {
+    let (authority, ca) = Authority::start(&[]).await;
+    let dated = |ahead: Option<i64>| {
+        let ca = Arc::clone(&ca);
+        authority.script(move |issuance| {
+            let mut leaf = Leaf::of(issuance.csr.spki_der(), issuance.id.as_str());
+            leaf.from = ahead.map_or(leaf.from, time::Duration::seconds);
+            let chain = ca.sign(&leaf);
+            Box::pin(async move { Ok(chain) })
+        });
+    };
+    let shown = async || -> f64 {
+        let page = authority.http("metrics", "/metrics").await;
+        let value = page
+            .lines()
+            .find_map(|line| line.strip_prefix("ensign_ra_signer_clock_ahead_seconds{signer=\"foo\"} "));
+        value.expect("the series").parse().unwrap()
+    };
+    dated(None);
+    authority.send(authority.ask()).await.unwrap();
+    assert_eq!(shown().await, 0.0);
+
+    dated(Some(30));
+    let ahead = tokio::select! {
+        outcome = authority.send(authority.ask()) => panic!("before its time: {outcome:?}"),
+        ahead = async { loop {
+            let ahead = shown().await;
+            if ahead > 0.0 { break ahead; }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        } } => ahead,
+    };
+    assert!(ahead <= 30.0, "{ahead}");
+
+    dated(Some(120));
+    authority.send(authority.ask()).await.unwrap_err();
+    let ahead = shown().await;
+    assert!(ahead > 30.0 && ahead <= 120.0, "{ahead}");
+
+    dated(None);
+    authority.send(authority.ask()).await.unwrap();
+    assert_eq!(shown().await, 0.0, "somebody set the clock");
     authority.stop().await;
 }
 

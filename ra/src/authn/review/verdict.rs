@@ -8,13 +8,13 @@
 //! not answer. Only the server's own sentences about tokens count as the former ([`ABOUT_TOKENS`]); whatever else it says
 //! leaves open what the token is worth.
 
+use ensign_pki::dns_name::{is_label, is_subdomain};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::authn::caller::{Bound, NodeRef};
 use crate::authn::subject::Subject;
 use crate::kubernetes::ApiError;
-use crate::policy::{is_dns_label, is_dns_subdomain};
 
 /// `authentication.k8s.io/v1` TokenReview as it is sent.
 #[derive(Serialize)]
@@ -122,9 +122,7 @@ impl Answer {
         }
         let parts: Vec<&str> = username.split(':').collect();
         let (namespace, account) = match parts[..] {
-            ["system", "serviceaccount", namespace, account]
-                if is_dns_label(namespace) && is_dns_subdomain(account) =>
-            {
+            ["system", "serviceaccount", namespace, account] if is_label(namespace) && is_subdomain(account) => {
                 (namespace.to_owned(), account.to_owned())
             }
             _ => return Err(ReviewError::Username(shown(username))),
@@ -160,7 +158,7 @@ impl User {
     /// The one value of an extra that is a name or a uid.
     fn extra(&self, name: &str) -> Option<&str> {
         match self.extra.as_ref()?.get(name)?.as_slice() {
-            [one] if name == CREDENTIAL_ID || is_dns_subdomain(one) => Some(one),
+            [one] if name == CREDENTIAL_ID || is_subdomain(one) => Some(one),
             _ => None,
         }
     }

@@ -15,13 +15,14 @@ use clap::{ArgMatches, Args};
 use ensign_daemon::GoDuration;
 use ensign_daemon::settings::Checker;
 use ensign_pki::TrustDomain;
+use ensign_pki::dns_name::is_subdomain;
 
 pub use self::refused::RefusedFlag;
 
 use self::policy_text::PolicyText;
 use super::kubernetes::Noted;
 use super::values::{duration, label};
-use crate::policy::{IssuerRef, Policy, is_dns_subdomain};
+use crate::policy::{IssuerRef, Policy};
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct IstioCsrArgs {
@@ -203,10 +204,10 @@ impl IstioCsrArgs {
             "issuer_name",
             &self.issuer_name,
             "the name of an issuer",
-            is_dns_subdomain(&self.issuer_name),
+            is_subdomain(&self.issuer_name),
         );
         let kind = name("issuer_kind", kind, "a kind such as Issuer or ClusterIssuer", is_kind);
-        let group = name("issuer_group", group, "an API group", is_dns_subdomain(group));
+        let group = name("issuer_group", group, "an API group", is_subdomain(group));
         Some(IssuerRef {
             name: issuer?,
             kind: kind?,
@@ -228,7 +229,7 @@ impl IstioCsrArgs {
             ),
             ("", _) => c.missing("runtime_issuance_config_map_name", "the name of a ConfigMap there"),
             _ => {
-                if !is_dns_subdomain(name) {
+                if !is_subdomain(name) {
                     let why = "Kubernetes knows no such thing";
                     c.refuse("runtime_issuance_config_map_name", name, "the name of a ConfigMap", why);
                     return Err(Noted);

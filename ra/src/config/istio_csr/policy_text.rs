@@ -3,11 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use ensign_pki::TrustDomain;
+use ensign_pki::{SignerName, TrustDomain};
 use serde_json::Value;
 
 use crate::policy::{API_VERSION, IssuerRef};
-use crate::signer::SignerName;
 
 /// What the flags say, each of it valid.
 #[derive(Debug, Clone, Copy)]

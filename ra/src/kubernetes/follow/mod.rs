@@ -7,6 +7,8 @@
 //! kube's own watcher does all of this but the last: it says nothing when a watch stands again after a failure, so that
 //! whoever follows a kind that changes rarely (service accounts) would think for hours that the watch is still broken.
 
+mod one;
+
 use std::convert::Infallible;
 use std::fmt::Debug;
 use std::future::Future;
@@ -23,6 +25,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+pub use self::one::{One, follow_one, named};
 use super::error::ApiError;
 use super::meter::KubernetesMetrics;
 

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use ensign_pki::dns_name::is_subdomain;
 use thiserror::Error;
 
-use crate::policy::is_dns_subdomain;
 use crate::signer::object::marks;
 
 /// Why they are refused.
@@ -54,7 +54,7 @@ pub fn check(key: &str) -> Result<&str, AnnotationError> {
         && bytes
             .iter()
             .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
-        && prefix.is_none_or(is_dns_subdomain);
+        && prefix.is_none_or(is_subdomain);
     if !fits {
         return Err(AnnotationError::Key(key.to_owned()));
     }

@@ -19,12 +19,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use ensign_daemon::GoDuration;
+use ensign_pki::SignerName;
 use k8s_openapi::ByteString;
 use kube::api::ObjectMeta;
 
 use self::resource::{Condition, IssuerReference, Spec};
 pub(crate) use self::{resource::CertificateRequest, runtime::RuntimeIssuer};
-use super::SignerName;
 use super::object::ask::{Ask, Purpose};
 use super::object::issuers::{self, Issuer, IssuerKind};
 use super::object::kind::Said;

@@ -11,14 +11,13 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
-use kube::runtime::watcher;
 use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::kubernetes::{Cluster, Follower, Watched, follow};
+use crate::kubernetes::{self, Cluster, One, Watched, follow};
 use crate::policy::{ConfigMapRef, IssuerRef};
 
 /// Follows one ConfigMap.
@@ -33,14 +32,7 @@ pub(crate) struct RuntimeIssuer {
 #[derive(Debug)]
 pub(super) struct Named {
     config_map: ConfigMapRef,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    issuer: Option<IssuerRef>,
-    /// Whether the full list that is under way has it.
-    listed: bool,
+    issuer: Mutex<Option<IssuerRef>>,
 }
 
 /// Content that names no issuer.
@@ -58,8 +50,8 @@ impl RuntimeIssuer {
         let (watched, watch) = follow(
             format!("runtime issuer {}/{}", config_map.namespace, config_map.name),
             api,
-            watcher::Config::default().fields(&format!("metadata.name={}", config_map.name)),
-            Arc::clone(&named),
+            kubernetes::named(&config_map.name),
+            Arc::new(named.follower()),
             cluster.metrics().clone(),
             CancellationToken::new(),
         );
@@ -105,37 +97,29 @@ impl Named {
     pub(super) fn new(config_map: ConfigMapRef) -> Self {
         Self {
             config_map,
-            state: Mutex::default(),
+            issuer: Mutex::default(),
         }
+    }
+
+    /// Takes in each state of the ConfigMap.
+    pub(super) fn follower(self: &Arc<Self>) -> One<impl Fn(Option<ConfigMap>) + Send + Sync + use<>> {
+        let named = Arc::clone(self);
+        One::new(move |object: Option<ConfigMap>| match object {
+            Some(object) => named.take(&object.data.unwrap_or_default()),
+            None => named.forget(),
+        })
     }
 
     pub(super) fn issuer(&self) -> Option<IssuerRef> {
-        self.state.lock().issuer.clone()
+        self.issuer.lock().clone()
     }
 
-    fn forget(&self, state: &mut State) {
-        if state.issuer.take().is_some() {
-            let ConfigMapRef { namespace, name } = &self.config_map;
-            tracing::warn!(
-                config_map = %format_args!("{namespace}/{name}"),
-                "the ConfigMap that names the issuer is gone; the policy's issuer counts, if it has one"
-            );
-        }
-    }
-}
-
-impl Follower<ConfigMap> for Named {
-    fn begin(&self) {
-        self.state.lock().listed = false;
-    }
-
-    fn apply(&self, object: ConfigMap) {
+    fn take(&self, data: &BTreeMap<String, String>) {
         let ConfigMapRef { namespace, name } = &self.config_map;
         let config_map = format!("{namespace}/{name}");
-        let mut state = self.state.lock();
-        state.listed = true;
-        match read(&object.data.unwrap_or_default()) {
-            Ok(issuer) if state.issuer.as_ref() == Some(&issuer) => {}
+        let mut current = self.issuer.lock();
+        match read(data) {
+            Ok(issuer) if current.as_ref() == Some(&issuer) => {}
             Ok(issuer) => {
                 let IssuerRef { name, kind, group } = &issuer;
                 tracing::info!(
@@ -145,23 +129,22 @@ impl Follower<ConfigMap> for Named {
                     group,
                     "the issuer is another from now on"
                 );
-                state.issuer = Some(issuer);
+                *current = Some(issuer);
             }
             Err(error) => {
-                let kept = state.issuer.as_ref().map(|issuer| issuer.name.as_str());
+                let kept = current.as_ref().map(|issuer| issuer.name.as_str());
                 tracing::error!(config_map, %error, kept, "the ConfigMap names no issuer; what was in effect stays");
             }
         }
     }
 
-    fn delete(&self, _: ConfigMap) {
-        self.forget(&mut self.state.lock());
-    }
-
-    fn complete(&self) {
-        let mut state = self.state.lock();
-        if !state.listed {
-            self.forget(&mut state);
+    fn forget(&self) {
+        if self.issuer.lock().take().is_some() {
+            let ConfigMapRef { namespace, name } = &self.config_map;
+            tracing::warn!(
+                config_map = %format_args!("{namespace}/{name}"),
+                "the ConfigMap that names the issuer is gone; the policy's issuer counts, if it has one"
+            );
         }
     }
 }

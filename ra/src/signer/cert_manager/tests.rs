@@ -6,7 +6,7 @@ use test_case::test_case;
 
 use super::runtime::Named;
 use super::*;
-use crate::kubernetes::Follower as _;
+use crate::kubernetes::Follower;
 use crate::policy::ConfigMapRef;
 
 fn request(status: Value) -> CertificateRequest {
@@ -91,11 +91,14 @@ const GOOD: [(&str, &str); 3] = [
     ("issuer-group", "cert-manager.io"),
 ];
 
-fn named() -> Named {
-    Named::new(ConfigMapRef {
+/// What is known, and who learns of it.
+fn named() -> (Arc<Named>, impl Follower<ConfigMap>) {
+    let named = Arc::new(Named::new(ConfigMapRef {
         namespace: "foo".to_owned(),
         name: "issuer".to_owned(),
-    })
+    }));
+    let follower = named.follower();
+    (named, follower)
 }
 
 fn seen(named: &Named) -> Option<String> {
@@ -104,17 +107,17 @@ fn seen(named: &Named) -> Option<String> {
 
 #[test]
 fn the_issuer_comes_changes_and_goes() {
-    let named = named();
-    named.begin();
-    named.complete();
+    let (named, watch) = named();
+    watch.begin();
+    watch.complete();
     assert_eq!(seen(&named), None, "there is no such ConfigMap");
-    named.apply(map(&GOOD));
+    watch.apply(map(&GOOD));
     assert_eq!(seen(&named).as_deref(), Some("ca"));
     let mut other = GOOD;
     other[0].1 = "other";
-    named.apply(map(&other));
+    watch.apply(map(&other));
     assert_eq!(seen(&named).as_deref(), Some("other"));
-    named.delete(map(&other));
+    watch.delete(map(&other));
     assert_eq!(seen(&named), None);
 }
 
@@ -124,24 +127,24 @@ fn the_issuer_comes_changes_and_goes() {
 #[test_case(&[("issuer-name", ""), GOOD[1], GOOD[2]]; "an empty name")]
 #[test_case(&[("issuer-nam", "ca"), GOOD[1], GOOD[2]]; "a slip of the pen")]
 fn what_names_none_keeps_the_one_before(data: &[(&str, &str)]) {
-    let named = named();
-    named.apply(map(data));
+    let (named, watch) = named();
+    watch.apply(map(data));
     assert_eq!(seen(&named), None);
-    named.apply(map(&GOOD));
-    named.apply(map(data));
+    watch.apply(map(&GOOD));
+    watch.apply(map(data));
     assert_eq!(seen(&named).as_deref(), Some("ca"));
 }
 
 #[test]
 fn a_deletion_in_a_gap_of_the_watch_is_noticed() {
-    let named = named();
-    named.apply(map(&GOOD));
-    named.begin();
+    let (named, watch) = named();
+    watch.apply(map(&GOOD));
+    watch.begin();
     assert_eq!(seen(&named).as_deref(), Some("ca"), "until the list is over");
-    named.complete();
+    watch.complete();
     assert_eq!(seen(&named), None);
-    named.begin();
-    named.apply(map(&GOOD));
-    named.complete();
+    watch.begin();
+    watch.apply(map(&GOOD));
+    watch.complete();
     assert_eq!(seen(&named).as_deref(), Some("ca"));
 }

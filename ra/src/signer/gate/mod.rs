@@ -25,6 +25,7 @@ mod tests;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use ensign_pki::SignerName;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, oneshot},
@@ -42,7 +43,6 @@ pub use self::{
     error::{GateError, Obstacle},
     keeper::GateParts,
 };
-use super::SignerName;
 use crate::{
     metrics::GateSeries,
     policy::{Rate, SignerLimits},

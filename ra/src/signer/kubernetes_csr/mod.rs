@@ -16,6 +16,7 @@ mod tests;
 
 use std::time::{Duration, SystemTime};
 
+use ensign_pki::SignerName;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequestCondition, CertificateSigningRequestSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -23,7 +24,6 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::ObjectMeta;
 
 pub(crate) use self::resource::CertificateSigningRequest;
-use super::SignerName;
 use super::object::ask::{Ask, Purpose};
 use super::object::issuers::Issuer;
 use super::object::kind::Said;

@@ -24,7 +24,7 @@ use std::{
 };
 
 use ensign_daemon::watched_file::{WatchError, WatchMetrics, WatchedFile};
-use ensign_pki::{SharedClock, TrustDomain};
+use ensign_pki::{SharedClock, SignerName, TrustDomain};
 use futures::future::BoxFuture;
 use rustls_pki_types::CertificateDer;
 use thiserror::Error;
@@ -39,7 +39,7 @@ use self::{
     issuer::{IssueError, Issuer, Leaf, Name, Purpose},
     selfmade::{Outcome, SelfMadeError},
 };
-use super::{Issuance, Issued, IssuedChain, Signer, SignerError, SignerName};
+use super::{Issuance, Issued, IssuedChain, Signer, SignerError};
 use crate::{
     policy::LocalSpec,
     trust::{NoRoots, Roots, RootsSource},

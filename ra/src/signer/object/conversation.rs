@@ -5,70 +5,31 @@
 //! object for a retry, and the janitor after that. The deadline leaves it too, since a slow signer's answer may still
 //! come; a decision deletes it.
 
-use std::fmt::Debug;
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
-use ensign_daemon::logging;
-use ensign_pki::Certificate;
+use ensign_pki::SignerName;
 use futures::future::BoxFuture;
 use kube::ResourceExt as _;
-use rustls_pki_types::CertificateDer;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::adoption::Asker;
+use super::answer::read_chain;
 use super::ask::Ask;
 use super::backends::Backends;
+use super::dialect::{Dialect, Marks};
 use super::kind::{Phase, RequestKind};
 use super::marks::{self, End};
 use super::metrics::Event;
 use super::name::{self, Names};
 use super::pushback;
 use super::requests::Requests;
-use super::stage::{Hints, Stage};
+use super::stage::Stage;
 use crate::kubernetes::{ApiError, Subscription, WatchTrouble};
 use crate::policy::RequestSpec;
-use crate::signer::{Issuance, Issued, IssuedChain, Receipt, ServerIssuance, Signer, SignerError, SignerName};
-
-/// What one API, and one signer behind it, adds to the engine.
-pub(crate) trait Dialect: Debug + Send + Sync + 'static {
-    /// Its request objects.
-    type Object: RequestKind;
-    /// What is fixed for one request, whatever is configured anew meanwhile.
-    type Terms: Send + Sync;
-
-    /// The terms of a request that begins now, or why the signer cannot sign now.
-    fn terms(&self) -> impl Future<Output = Result<Self::Terms, String>> + Send;
-
-    /// The object to create.
-    fn draft(&self, terms: &Self::Terms, ask: &Ask, marks: Marks) -> Self::Object;
-
-    /// What, beside the CSR, an object asks for that `draft` does not.
-    fn difference(&self, draft: &Self::Object, found: &Self::Object) -> Option<&'static str>;
-
-    /// The object with our approval; `None` if others approve.
-    fn approved(&self, object: &Self::Object, now: SystemTime) -> Option<Self::Object>;
-
-    /// What keeps us waiting.
-    fn hints(&self) -> Hints;
-
-    /// The rule that lets us approve, for the log.
-    fn approval_rule(&self) -> String;
-
-    /// Objects are kept.
-    fn preserves(&self) -> bool;
-}
-
-/// What the engine puts on every object.
-#[derive(Debug, Clone)]
-pub(crate) struct Marks {
-    pub(crate) name: String,
-    pub(crate) labels: std::collections::BTreeMap<String, String>,
-    pub(crate) annotations: std::collections::BTreeMap<String, String>,
-}
+use crate::signer::{Issuance, Issued, Receipt, ServerIssuance, Signer, SignerError};
 
 /// A signer whose requests are objects of an API server.
 #[derive(Debug)]
@@ -325,20 +286,6 @@ impl<D: Dialect> Conversation<'_, D> {
     }
 }
 
-/// The certificates of an answer, that of `spki_der` first: signers put them in any order.
-fn read_chain(pem: &[u8], spki_der: &[u8]) -> Result<IssuedChain, String> {
-    let text = std::str::from_utf8(pem).map_err(|_| "it is no text".to_owned())?;
-    let mut certificates = Certificate::parse_all(text).map_err(|error| logging::chain(&error))?;
-    if certificates.is_empty() {
-        return Err("it holds no certificate".to_owned());
-    }
-    if let Some(leaf) = certificates.iter().position(|one| one.spki_der() == spki_der) {
-        certificates[..=leaf].rotate_right(1);
-    }
-    let der = |one: &Certificate| CertificateDer::clone(one.der());
-    Ok(certificates.iter().map(der).collect())
-}
-
 fn pauses() -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(50))
@@ -350,58 +297,3 @@ fn pauses() -> ExponentialBackoff {
 
 /// A server that comes back is noticed before a client gives up.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-
-#[cfg(test)]
-mod tests {
-    use ensign_pki::{KeyType, PrivateKey};
-    use proptest::prelude::*;
-    use rcgen::{CertificateParams, Issuer};
-
-    use super::*;
-
-    /// A leaf, an intermediate and a root, in PEM.
-    fn chain(key: &PrivateKey) -> [String; 3] {
-        let keys = [(); 2].map(|()| PrivateKey::generate(KeyType::P256).unwrap());
-        let mut params = CertificateParams::default();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let root = params.self_signed(&keys[0]).unwrap();
-        let issuer = Issuer::new(params.clone(), &keys[0]);
-        let intermediate = params.signed_by(&keys[1], &issuer).unwrap();
-        let issuer = Issuer::new(params, &keys[1]);
-        let leaf = CertificateParams::default().signed_by(key, &issuer).unwrap();
-        [leaf.pem(), intermediate.pem(), root.pem()]
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_the_order_the_certificate_of_the_key_comes_first(
-            order in Just(vec![0, 1, 2]).prop_shuffle(),
-            comment in "[a-z ]{0,20}",
-        ) {
-            let key = PrivateKey::generate(KeyType::P256).unwrap();
-            let pems = chain(&key);
-            let text: String = order.iter().map(|&at| format!("{comment}\n{}", pems[at])).collect();
-            let read = read_chain(text.as_bytes(), &key.spki_der()).unwrap();
-            prop_assert_eq!(read.len(), 3);
-            let first = Certificate::parse_der(&read[0]).unwrap();
-            prop_assert_eq!(first.spki_der(), key.spki_der());
-        }
-
-        #[test]
-        fn no_bytes_break_the_reading(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            _ = read_chain(&bytes, b"key");
-        }
-    }
-
-    #[test]
-    fn a_chain_without_the_key_stays_as_it_is() {
-        let key = PrivateKey::generate(KeyType::P256).unwrap();
-        let pems = chain(&key);
-        let read = read_chain(pems.concat().as_bytes(), b"another").unwrap();
-        let whole: Vec<_> = pems
-            .iter()
-            .map(|pem| Certificate::parse_pem(pem).unwrap().der().clone())
-            .collect();
-        assert_eq!(read, whole);
-    }
-}

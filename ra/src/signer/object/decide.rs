@@ -6,13 +6,15 @@
 
 use std::sync::Arc;
 
+use ensign_pki::SignerName;
 use kube::ResourceExt as _;
 
-use super::conversation::{Conversation, Dialect, Lost};
-use super::kind::{self, Phase, RequestKind, is_later};
+use super::conversation::{Conversation, Lost};
+use super::dialect::Dialect;
+use super::kind::{self, Phase, RequestKind};
 use super::metrics::Event;
 use super::stage::Stage;
-use crate::kubernetes::{ApiError, Subscription};
+use crate::kubernetes::{ApiError, Subscription, is_later};
 use crate::signer::SignerError;
 
 impl<D: Dialect> Conversation<'_, D> {
@@ -121,7 +123,7 @@ impl<D: Dialect> Conversation<'_, D> {
     }
 
     /// Nobody needs the object any more.
-    fn decided(&self, object: &D::Object, error: impl FnOnce(crate::signer::SignerName) -> SignerError) -> Lost {
+    fn decided(&self, object: &D::Object, error: impl FnOnce(SignerName) -> SignerError) -> Lost {
         self.remove(object);
         Lost::Decided(error(self.signer.name.clone()))
     }

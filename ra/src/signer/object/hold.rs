@@ -12,7 +12,8 @@ use kube::ResourceExt as _;
 use tokio::time::timeout;
 
 use super::adoption::{self, Taken, Verdict};
-use super::conversation::{Conversation, Dialect, Held};
+use super::conversation::{Conversation, Held};
+use super::dialect::Dialect;
 use super::kind::{self, RequestKind};
 use super::metrics::Event;
 use super::stage::Stage;

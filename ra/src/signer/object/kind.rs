@@ -64,17 +64,6 @@ pub(crate) fn version<K: RequestKind>(object: &K) -> &str {
     object.meta().resource_version.as_deref().unwrap_or_default()
 }
 
-/// Whether a state is later than another, of the same object or of another of its kind.
-///
-/// The versions of one kind count up in one sequence (Kubernetes says so since 1.35, and its store always did). What is
-/// no number is only ever compared with itself.
-pub(crate) fn is_later(version: &str, than: &str) -> bool {
-    match (version.parse::<u64>(), than.parse::<u64>()) {
-        (Ok(version), Ok(than)) => version > than,
-        _ => version != than,
-    }
-}
-
 impl std::fmt::Display for Said<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (self.reason, self.message) {
@@ -99,21 +88,5 @@ impl std::fmt::Display for Phase<'_> {
             Self::Refused(said) => write!(f, "refused {said}"),
             Self::Failed(said) => write!(f, "failed {said}"),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use test_case::test_case;
-
-    use super::*;
-
-    #[test_case("9", "10", false; "numbers, not texts")]
-    #[test_case("10", "9", true)]
-    #[test_case("10", "10", false; "the same")]
-    #[test_case("a", "a", false; "the same, no number")]
-    #[test_case("a", "b", true; "another, no number")]
-    fn a_later_state(version: &str, than: &str, later: bool) {
-        assert_eq!(is_later(version, than), later);
     }
 }

@@ -48,7 +48,7 @@ pub(crate) fn annotations(ask: &Ask, end: End) -> BTreeMap<String, String> {
 
 /// What is said of a server.
 pub(crate) fn of_server(record: &str, request_id: &str) -> BTreeMap<String, String> {
-    let known = [(IDENTITY, record), (REQUEST_ID, request_id)];
+    let known = [(IDENTITY, record), (REQUEST_ID_ANNOTATION, request_id)];
     known
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -77,7 +77,7 @@ pub(crate) fn of_workload(issuance: &Issuance) -> BTreeMap<String, String> {
         // Of both: a node proxy asks for its own node.
         (NODE, asks.node.as_deref()),
         (CLUSTER, asks.cluster.as_deref()),
-        (REQUEST_ID, Some(&*issuance.request_id)),
+        (REQUEST_ID_ANNOTATION, Some(&*issuance.request_id)),
     ];
     known
         .into_iter()
@@ -146,7 +146,7 @@ const CALLER_POD: &str = "ensign.mesh/caller-pod";
 const CALLER_POD_UID: &str = "ensign.mesh/caller-pod-uid";
 const NODE: &str = "ensign.mesh/node";
 const CLUSTER: &str = "ensign.mesh/cluster";
-const REQUEST_ID: &str = "ensign.mesh/request-id";
+const REQUEST_ID_ANNOTATION: &str = "ensign.mesh/request-id";
 const NEVER: &str = "never";
 /// Longer than any request of ours waits.
 const UNMARKED_LIFE: Duration = Duration::from_hours(1);

@@ -1,11 +1,10 @@
 //! What the RA counts of its objects, by signer and event.
 
+use ensign_pki::SignerName;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
-
-use crate::signer::SignerName;
 
 /// Counts. Cheap to clone.
 #[derive(Debug, Clone, Default)]

@@ -7,10 +7,12 @@
 //! deleted that another user created. Read in this order: [`kind`], [`marks`], [`requests`], [`adoption`], [`conversation`].
 
 pub(crate) mod adoption;
+mod answer;
 pub(crate) mod ask;
 mod backends;
 mod conversation;
 mod decide;
+mod dialect;
 mod hold;
 pub(crate) mod issuers;
 pub(crate) mod kind;
@@ -33,6 +35,7 @@ pub use self::{
     pushback::Pushback,
 };
 pub(crate) use self::{
-    conversation::{Dialect, Marks, ObjectSigner},
+    conversation::ObjectSigner,
+    dialect::{Dialect, Marks},
     kind::{Phase, RequestKind},
 };

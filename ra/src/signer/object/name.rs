@@ -44,12 +44,11 @@ pub(crate) const MOST: usize = 20;
 mod tests {
     use std::time::Duration;
 
-    use ensign_pki::SpiffeId;
+    use ensign_pki::{SignerName, SpiffeId};
     use proptest::prelude::*;
     use test_case::test_case;
 
     use super::*;
-    use crate::signer::SignerName;
 
     fn key(cluster: Option<&str>, id: &str, signer: &str, spki: &[u8], ttl: u64) -> IdempotencyKey {
         let id: SpiffeId = id.parse().unwrap();
@@ -90,7 +89,7 @@ mod tests {
         ) {
             let names = Names::of(&key(cluster.as_deref(), ID, &signer, &spki, u64::from(ttl)));
             for name in names.all() {
-                prop_assert!(crate::policy::is_dns_subdomain(&name), "{}", name);
+                prop_assert!(ensign_pki::dns_name::is_subdomain(&name), "{}", name);
             }
         }
     }

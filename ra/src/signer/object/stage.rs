@@ -2,9 +2,11 @@
 
 use std::fmt::Write as _;
 
+use ensign_pki::SignerName;
+
 use super::kind::Said;
 use crate::kubernetes::{WatchState, Watched};
-use crate::signer::{SignerError, SignerName};
+use crate::signer::SignerError;
 
 /// What a conversation waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use ensign_daemon::logging;
 use ensign_daemon::watched_file::WatchError;
-use ensign_pki::BundleError;
+use ensign_pki::{BundleError, SignerName};
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ pub use self::discovery::Discovery;
 use super::{Followed, NoRoots, Roots, State, Trust, TrustMetrics};
 use crate::kubernetes::{Cluster, NotServed};
 use crate::policy::RootsSpec;
-use crate::signer::{Host, SignerName};
+use crate::signer::Host;
 
 /// Why the roots of a signer cannot be followed at all.
 #[derive(Debug, Error)]

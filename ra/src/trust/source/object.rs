@@ -10,24 +10,13 @@ use std::time::Duration;
 use k8s_openapi::api::certificates::v1beta1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::Api;
-use kube::runtime::watcher;
-use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Judge, NoRoots, OpenRootsError, State};
-use crate::kubernetes::{Cluster, Follower, follow, serves_trust_bundles};
+use crate::kubernetes::{Cluster, One, follow, named, serves_trust_bundles};
 use crate::signer::Host;
-
-/// Follows one object and judges what it holds.
-struct Object<K> {
-    judge: Judge,
-    pem: Box<dyn Fn(K) -> Option<String> + Send + Sync>,
-    states: watch::Sender<Arc<State>>,
-    /// Whether the object came up in the full list under way.
-    listed: Mutex<bool>,
-}
 
 pub(super) async fn config_map(
     cluster: &Cluster,
@@ -78,41 +67,13 @@ where
     let watch_name = format!("roots of {}", judge.signer);
     judge.metrics.present(&judge.signer, false);
     let (states, receiver) = watch::channel(Arc::new(Err(NoRoots::NotYet { place })));
-    let object = Arc::new(Object {
-        judge,
-        pem: Box::new(pem),
-        states,
-        listed: Mutex::new(false),
-    });
-    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let one = One::new(move |object: Option<K>| judge.publish(object.and_then(&pem).as_deref(), &states));
     let metrics = cluster.metrics().clone();
-    let (mut watched, run) = follow(watch_name, api, config, object, metrics, stop.clone());
+    let (mut watched, run) = follow(watch_name, api, named(name), Arc::new(one), metrics, stop.clone());
     host.tasks.spawn(run);
     // So that a policy that just loaded serves its first request. Whoever is not there yet is waited for by the watch.
     _ = timeout(FIRST_LOOK, watched.synced()).await;
     receiver
-}
-
-impl<K: Send + 'static> Follower<K> for Object<K> {
-    fn begin(&self) {
-        *self.listed.lock() = false;
-    }
-
-    fn apply(&self, object: K) {
-        *self.listed.lock() = true;
-        self.judge.publish((self.pem)(object).as_deref(), &self.states);
-    }
-
-    fn delete(&self, _: K) {
-        *self.listed.lock() = false;
-        self.judge.publish(None, &self.states);
-    }
-
-    fn complete(&self) {
-        if !*self.listed.lock() {
-            self.judge.publish(None, &self.states);
-        }
-    }
 }
 
 /// A list of one object from an API server that is there.

@@ -24,9 +24,9 @@ use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use test_case::test_case;
 
 use crate::istio::ISTIO_SYSTEM;
+use crate::istio_custom_ca;
 use crate::istiod_tls::{istiod_tls_for, root_cert};
 use crate::program::OWN;
-use crate::seed_000;
 
 type Result<T = ()> = anyhow::Result<T>;
 
@@ -126,7 +126,7 @@ async fn spec(bed: &Access, folder: &Folder, root: Root) -> Result<WorldSpec> {
         spec.ra
             .extend(flags(&[("--root-ca-file", &path.display().to_string())]));
     }
-    let place = seed_000::place(bed, &spec.workloads).await?;
+    let place = istio_custom_ca::place(bed, &spec.workloads).await?;
     spec.cluster = Some(ClusterPlace {
         serving: flags(&SERVING),
         ..place
