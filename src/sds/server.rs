@@ -9,6 +9,7 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -18,12 +19,12 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::allowance::{Allowance, Pool};
-use super::config::{Amounts, Config};
+use super::config::Config;
 use super::connection::{self, Socket};
 use super::metrics::Metrics;
 use super::paced::Paced;
 use super::refused::Refused;
+use super::share::Shares;
 use crate::rotation::{Handle, SignerName, WorkloadUid};
 use crate::unix_socket::kept::{self, Found, KeptSocket};
 use crate::unix_socket::{BindError, SocketSpec};
@@ -37,17 +38,9 @@ pub struct Server {
     config: Config,
     rotation: Handle,
     metrics: Metrics,
-    pools: Pools,
+    shares: Shares,
     sockets: Arc<Mutex<Vec<Weak<Listing>>>>,
     leaving: CancellationToken,
-}
-
-/// What all sockets share.
-#[derive(Clone)]
-struct Pools {
-    connections: Arc<Pool>,
-    streams: Arc<Pool>,
-    partial: Arc<Pool>,
 }
 
 /// A bound socket. Nothing is accepted before [`SocketHandle::run`]; dropped, its file goes.
@@ -83,7 +76,7 @@ impl Server {
     /// A server without sockets. `leaving` is cancelled when the whole agent stops.
     pub fn new(config: Config, rotation: Handle, metrics: Metrics, leaving: CancellationToken) -> Self {
         Self {
-            pools: Pools::new(&config.shared),
+            shares: Shares::new(&config),
             config,
             rotation,
             metrics,
@@ -92,10 +85,12 @@ impl Server {
         }
     }
 
-    /// Binds a workload's socket. A fixed signer stands above what its clients wish. `cancel` closes it.
+    /// Binds a workload's socket. Sockets of one `pod` share what they may take. A fixed signer stands above what its clients wish.
+    /// `cancel` closes it.
     pub fn serve(
         &self,
         workload: WorkloadUid,
+        pod: &Arc<str>,
         signer: Option<SignerName>,
         spec: SocketSpec,
         cancel: CancellationToken,
@@ -103,12 +98,11 @@ impl Server {
         let (listener, file) = KeptSocket::bind(spec)?;
         let path = file.path().to_owned();
         let listener = kept::registered(listener, &path)?;
-        let (Config { own, .. }, pools) = (&self.config, &self.pools);
         let socket = Arc::new(Socket {
             metrics: self.metrics.of(&workload),
-            connections: Allowance::new(own.connections, self.config.max_connections, &pools.connections),
-            streams: Allowance::new(own.streams, self.config.max_streams, &pools.streams),
-            partial: Allowance::new(own.partial, usize::MAX, &pools.partial),
+            share: self.shares.of(pod, &self.config),
+            connections: AtomicUsize::new(0),
+            streams: AtomicUsize::new(0),
             config: self.config.clone(),
             rotation: self.rotation.clone(),
             refused: Refused::default(),
@@ -179,10 +173,10 @@ impl SocketHandle {
         if socket.paced.allows() {
             tracing::warn!(
                 workload = %socket.workload,
-                open = socket.connections.taken(),
+                open = socket.share.connections.taken(),
                 limit = socket.config.max_connections,
                 shared = socket.config.shared.connections,
-                "connection closed, the socket has its limit or all sockets together have theirs"
+                "connection closed, the sockets of its pod have their limit or all of the node have theirs"
             );
         }
     }
@@ -272,18 +266,8 @@ impl Listing {
         SocketSnapshot {
             workload: self.socket.workload.clone(),
             path: self.path.clone(),
-            connections: self.socket.connections.taken(),
-            streams: self.socket.streams.taken(),
-        }
-    }
-}
-
-impl Pools {
-    fn new(shared: &Amounts) -> Self {
-        Self {
-            connections: Pool::new(shared.connections),
-            streams: Pool::new(shared.streams),
-            partial: Pool::new(shared.partial),
+            connections: self.socket.connections.load(Ordering::Relaxed),
+            streams: self.socket.streams.load(Ordering::Relaxed),
         }
     }
 }
