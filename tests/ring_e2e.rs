@@ -50,6 +50,8 @@ mod restarts;
 mod tokens;
 #[path = "ring_e2e/traces.rs"]
 mod traces;
+#[path = "ring_e2e/unfenced.rs"]
+mod unfenced;
 #[path = "ring_e2e/uninstall.rs"]
 mod uninstall;
 #[path = "ring_e2e/upgrade.rs"]

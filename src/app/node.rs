@@ -169,6 +169,7 @@ impl Node {
         };
         let handle = self.sds.serve(
             WorkloadUid::new(&workload.shares),
+            &workload.pod,
             workload.signer.clone(),
             spec,
             close.clone(),

@@ -129,17 +129,32 @@ async fn cluster(
 /// What the agent itself looks at when it starts, and whether it could be fenced in.
 fn local(config: &Config) -> Report {
     let mut findings = crate::preflight::check(config);
-    if let source::Config::Csi(csi) = &config.source
-        && matches!(Fence::raise(csi), Ok(Fence::Partial | Fence::None))
-    {
-        let cause = "kernel or seccomp profile have no Landlock, or an old one: the agent could read the files of pods";
-        let fix = "Linux 5.13 or newer with `landlock` in its lsm= list, and a seccomp profile that allows it (RuntimeDefault does)";
-        findings.push(Finding::note("not_fenced", cause, fix));
+    if let source::Config::Csi(csi) = &config.source {
+        // Why it cannot be raised is found above already: a folder that is not there.
+        findings.extend(Fence::raise(csi).ok().and_then(|fence| unfenced(&fence)));
     }
     if findings.is_empty() {
         findings.push(Finding::ok("local", "an agent with these settings can start here"));
     }
     Report::new("this machine", findings)
+}
+
+/// What a fence leaves open.
+fn unfenced(fence: &Fence) -> Option<Finding> {
+    let (code, cause, fix) = match fence {
+        Fence::Whole => return None,
+        Fence::Partial => (
+            "fenced_in_part",
+            "Landlock of this kernel does not know truncation: the agent can neither read nor write files of pods, but it could cut them",
+            "Linux 6.2 or newer",
+        ),
+        Fence::None => (
+            "not_fenced",
+            "kernel or seccomp profile have no Landlock: the agent could read the files of pods",
+            "Linux 6.2 or newer (5.13 for most of it) with `landlock` in its lsm= list, and a seccomp profile that allows it (RuntimeDefault does)",
+        ),
+    };
+    Some(Finding::note(code, cause, fix))
 }
 
 fn report(report: &Report, json: bool) -> (String, u8) {
@@ -155,4 +170,26 @@ fn report(report: &Report, json: bool) -> (String, u8) {
 fn failed(reason: &str) -> ExitCode {
     let _ = writeln!(std::io::stderr(), "ensign-agent: {reason}");
     ExitCode::from(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_fence_leaves_open_is_said_and_no_more() {
+        assert_eq!(unfenced(&Fence::Whole), None);
+        let partial = unfenced(&Fence::Partial).unwrap();
+        assert_eq!(partial.code, "fenced_in_part");
+        assert!(
+            partial.cause.contains("neither read nor write") && partial.fix.contains("6.2"),
+            "{partial:?}"
+        );
+        let none = unfenced(&Fence::None).unwrap();
+        assert_eq!(none.code, "not_fenced");
+        assert!(
+            none.cause.contains("could read") && none.fix.contains("5.13"),
+            "{none:?}"
+        );
+    }
 }

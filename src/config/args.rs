@@ -98,7 +98,7 @@ pub struct Args {
     )]
     pub request_deadline: String,
 
-    /// Connections that all sockets together may have beyond two each; more of them need more memory.
+    /// Connections that all pods together may have beyond two each; more of them need more memory.
     #[arg(long, env = "ENSIGN_SHARED_CONNECTIONS", value_name = "COUNT", default_value = "512")]
     pub shared_connections: String,
 

@@ -54,23 +54,27 @@ impl Machine {
         })
     }
 
-    /// Where SELinux is enforced, a container's usual type may not touch kubelet's folders.
+    /// Where SELinux is enforced, a container's usual type may not touch kubelet's folders. By our own type: whether it is enforced
+    /// stands in a file system that a container has only if it is privileged.
     pub(super) fn selinux(&self) -> Option<Finding> {
-        let enforced = read(&self.sys.join("fs/selinux/enforce"))?;
         let context = read(&self.proc.join("self/attr/current"))?;
         let kind = context.trim_end_matches(['\0', '\n']).split(':').nth(2)?;
-        (enforced.trim() == "1" && kind.starts_with("container_")).then(|| {
+        let enforced = match read(&self.sys.join("fs/selinux/enforce")).as_deref().map(str::trim) {
+            Some("0") => return None,
+            Some(_) => "is enforced",
+            None => "is probably enforced (/sys/fs/selinux cannot be read here)",
+        };
+        kind.starts_with("container_").then(|| {
             let cause = format!(
-                "SELinux is enforced and the agent runs as {kind}, which may not make sockets in kubelet's folders"
+                "SELinux {enforced} and the agent runs as {kind}, which may not make sockets in kubelet's folders"
             );
-            Finding::note(
-                "selinux",
-                cause,
-                "set `seLinuxOptions: { type: spc_t }` on the agent's container (agent.seLinuxOptions of the chart)",
-            )
+            Finding::note("selinux", cause, OTHER_TYPE)
         })
     }
 }
+
+/// What an agent needs where SELinux is enforced.
+pub(super) const OTHER_TYPE: &str = "set `seLinuxOptions: { type: spc_t }` on the agent's container (agent.seLinuxOptions of the chart; global.platform=openshift does)";
 
 /// None if there is no such file, as on a kernel without it.
 fn read(path: &Path) -> Option<String> {

@@ -4,11 +4,13 @@
 //! may heal (no roots yet) or works less well is a note, and only said: an agent must start while the authority is down.
 //! Called before the first thread, so it may block.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use ensign_daemon::Finding;
 use rustix::fs::{self, Access, FileType};
+use rustix::io::Errno;
 
 use crate::config::Config;
 use crate::source::{self, csi};
@@ -41,18 +43,36 @@ fn fixed_source(config: &source::fixed::Config) -> Option<Finding> {
 }
 
 fn csi_source(config: &csi::Config, machine: &host::Machine) -> Vec<Finding> {
-    let mut findings = kubelet(&config.kubelet_dir);
+    let selinux = machine.selinux();
+    let mut findings = kubelet(&config.kubelet_dir, selinux.as_ref());
     findings.extend(state(&config.state_dir));
     findings.extend(machine.propagation(&config.kubelet_dir.join("pods")));
-    findings.extend(machine.selinux());
+    findings.extend(selinux);
     findings
 }
 
-/// The folders that kubelet and the agent share.
-fn kubelet(folder: &Path) -> Vec<Finding> {
+/// The folders that kubelet and the agent share. Where SELinux may be in the way, that is the likelier reason for a denial.
+fn kubelet(folder: &Path, selinux: Option<&Finding>) -> Vec<Finding> {
+    kubelet_as(folder, selinux, unusable)
+}
+
+/// As this says of each folder.
+fn kubelet_as(
+    folder: &Path,
+    selinux: Option<&Finding>,
+    unusable: impl Fn(&Path, Access) -> Option<Unusable>,
+) -> Vec<Finding> {
     let fix = "mount it into the agent, writable and at the same path as on the node, or set --kubelet-dir (ENSIGN_KUBELET_DIR, agent.kubeletDir) to kubelet's --root-dir";
-    let wrong = |path: PathBuf, why: String| {
-        Finding::wrong("kubelet_dir", format!("kubelet's folder {} {why}", path.display()), fix)
+    let wrong = |path: PathBuf, why: Unusable| {
+        let (cause, path) = (why.to_string(), path.display());
+        match selinux {
+            Some(selinux) if why == Unusable::System(Errno::ACCESS) => Finding::wrong(
+                "kubelet_dir",
+                format!("kubelet's folder {path} {cause}; {}", selinux.cause),
+                host::OTHER_TYPE,
+            ),
+            Some(_) | None => Finding::wrong("kubelet_dir", format!("kubelet's folder {path} {cause}"), fix),
+        }
     };
     if let Some(why) = unusable(folder, Access::EXEC_OK) {
         return vec![wrong(folder.to_owned(), why)];
@@ -106,13 +126,29 @@ fn roots(file: &Path) -> Option<Finding> {
 }
 
 /// Why a folder is not one that may be used so.
-fn unusable(path: &Path, access: Access) -> Option<String> {
-    let why = |errno: rustix::io::Errno| Some(format!("cannot be used: {}", io::Error::from(errno)));
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unusable {
+    Missing,
+    NoFolder,
+    System(Errno),
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("is not there"),
+            Self::NoFolder => f.write_str("is no folder"),
+            Self::System(errno) => write!(f, "cannot be used: {}", io::Error::from(*errno)),
+        }
+    }
+}
+
+fn unusable(path: &Path, access: Access) -> Option<Unusable> {
     match fs::stat(path) {
-        Err(rustix::io::Errno::NOENT) => Some("is not there".to_owned()),
-        Err(errno) => why(errno),
-        Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => Some("is no folder".to_owned()),
-        Ok(_) => fs::access(path, access).map_or_else(why, |()| None),
+        Err(Errno::NOENT) => Some(Unusable::Missing),
+        Err(errno) => Some(Unusable::System(errno)),
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => Some(Unusable::NoFolder),
+        Ok(_) => fs::access(path, access).err().map(Unusable::System),
     }
 }
 

@@ -119,15 +119,48 @@ fn mounts_of_pods_must_follow_the_host(field: &str, expected: Option<&str>) {
     node.says(&expected);
 }
 
-#[test_case("1", "system_u:system_r:container_t:s0:c1,c2", Some("selinux"); "enforced")]
-#[test_case("1", "system_u:system_r:spc_t:s0", None; "free")]
-#[test_case("0", "system_u:system_r:container_t:s0:c1,c2", None; "permissive")]
-fn selinux_is_told_where_it_would_be_in_the_way(enforce: &str, context: &str, expected: Option<&str>) {
+const CONTAINER: &str = "system_u:system_r:container_t:s0:c1,c2";
+
+#[test_case(Some("1"), CONTAINER, Some("selinux"); "enforced")]
+#[test_case(None, CONTAINER, Some("selinux"); "an unprivileged container is not told whether")]
+#[test_case(Some("1"), "system_u:system_r:spc_t:s0", None; "free")]
+#[test_case(None, "system_u:system_r:spc_t:s0", None; "free, and not told whether")]
+#[test_case(Some("0"), CONTAINER, None; "permissive")]
+#[test_case(None, "containerd-default (enforce)", None; "AppArmor")]
+#[test_case(None, "unconfined", None; "nothing")]
+fn selinux_is_told_where_it_would_be_in_the_way(enforce: Option<&str>, context: &str, expected: Option<&str>) {
     let node = Node::new();
-    std::fs::write(node.path("sys/fs/selinux/enforce"), enforce).unwrap();
+    if let Some(enforce) = enforce {
+        std::fs::write(node.path("sys/fs/selinux/enforce"), enforce).unwrap();
+    }
     std::fs::write(node.path("proc/self/attr/current"), format!("{context}\0")).unwrap();
     let expected: Vec<_> = expected.map(|code| (code, Verdict::Note)).into_iter().collect();
     node.says(&expected);
+}
+
+/// Root of this machine is denied nothing by modes, so the denial is SELinux' in name only.
+#[test]
+fn a_denial_where_selinux_may_be_in_the_way_names_its_fix_and_not_the_mount() {
+    let node = Node::new();
+    let machine = host::Machine::at(node.root.path());
+    let of = |denied: Errno| {
+        let looked = |_: &Path, _: Access| Some(Unusable::System(denied));
+        let selinux = machine.selinux();
+        let findings = kubelet_as(&node.path("kubelet"), selinux.as_ref(), looked);
+        assert_eq!((findings.len(), findings[0].verdict), (1, Verdict::Wrong));
+        (findings[0].cause.clone(), findings[0].fix.clone())
+    };
+    assert!(of(Errno::ACCESS).1.contains("same path"));
+    std::fs::write(node.path("proc/self/attr/current"), format!("{CONTAINER}\0")).unwrap();
+    let (cause, fix) = of(Errno::ACCESS);
+    assert!(
+        cause.contains("Permission denied") && cause.contains("container_t"),
+        "{cause}"
+    );
+    for word in ["spc_t", "agent.seLinuxOptions", "global.platform=openshift"] {
+        assert!(fix.contains(word), "{fix}");
+    }
+    assert!(of(Errno::IO).1.contains("same path"));
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! How much the sockets of one node may take: each has a little of its own, and beyond that all draw from one pool.
+//! How much the pods of one node may take: each has a little of its own, and beyond that all draw from one pool.
 //!
-//! So what a pod can cost the agent ends at its own limit, what many greedy pods can cost ends at the pool, and a socket that asks for no
+//! So what a pod can cost the agent ends at its own limit, what many greedy pods can cost ends at the pool, and a pod that asks for no
 //! more than its own is served whatever the others do. Counts anything: connections, streams, bytes.
 
 use std::sync::Arc;
@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-/// What no socket has for itself alone.
+/// What no pod has for itself alone.
 #[derive(Debug)]
 pub(crate) struct Pool {
     left: AtomicUsize,
 }
 
-/// What one socket may take. Clones are the same one.
+/// What one pod may take. Clones are the same one.
 #[derive(Clone, Debug)]
 pub(crate) struct Allowance(Arc<Inner>);
 

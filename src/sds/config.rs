@@ -4,22 +4,22 @@
 
 use std::time::Duration;
 
-/// What one socket allows, and how long it waits.
+/// What the sockets of one pod allow, and how long they wait.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Connections at once on one socket. Envoy opens one; a hot restart doubles it.
+    /// Connections at once of one pod. Envoy opens one; a hot restart doubles it.
     pub max_connections: usize,
     /// Streams at once on one connection. Envoy opens one for each name.
     pub max_streams_per_connection: u32,
-    /// Streams at once on one socket.
+    /// Streams at once of one pod.
     pub max_streams: usize,
     /// Names in one request. Only two mean anything; the rest costs time to read and nothing to keep.
     pub max_names: usize,
     /// Bytes of one request. Envoy's first has about 61 kB.
     pub max_message: usize,
-    /// What each socket has for itself, whatever the others do.
+    /// What each pod has for itself, however many sockets it has, whatever the others do.
     pub own: Amounts,
-    /// What all sockets may have together beyond their own.
+    /// What all pods may have together beyond their own.
     pub shared: Amounts,
     /// A connection without a stream that asked for something is closed after this.
     pub idle_timeout: Duration,
@@ -73,13 +73,14 @@ impl Default for Config {
             max_streams: 1024,
             max_names: 16_384,
             max_message: 1024 * 1024,
-            // An Envoy and its successor in a hot restart, with the first message of each stream at once.
+            // An Envoy and its successor in a hot restart, and the first messages of one of them at once: 265 kB for each pod of a node
+            // at worst (docs/security.md has the sum).
             own: Amounts {
                 connections: 2,
                 streams: 8,
-                partial: 256 * 1024,
+                partial: 128 * 1024,
             },
-            // Half of the chart's 256 MiB are for these and for what 250 greedy sockets have of their own.
+            // 52 MB at worst, beside what each of 500 pods has of its own.
             shared: Amounts::of_envoys(512),
             // pilot-agent's probe and Envoy speak at once.
             idle_timeout: Duration::from_secs(10),

@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::future::{self, Future};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use bytes::buf::Chain;
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 
-use super::allowance::{Allowance, Taken};
+use super::allowance::Taken;
 use super::config::Config;
 use super::delta::Delta;
 use super::fetch::Fetch;
@@ -37,6 +37,7 @@ use super::patient_io::PatientIo;
 use super::refused::Refused;
 use super::roots::Roots;
 use super::session::{Machine, Session};
+use super::share::Share;
 use super::stream::Stream;
 use crate::rotation::{Handle, SignerName, WorkloadUid};
 use crate::unix_socket::authority::AnyAuthority;
@@ -64,10 +65,11 @@ pub(crate) struct Socket {
     pub(crate) config: Config,
     pub(crate) rotation: Handle,
     pub(crate) metrics: WorkloadMetrics,
-    /// Connections, streams, and bytes of requests that are received in part.
-    pub(crate) connections: Allowance,
-    pub(crate) streams: Allowance,
-    pub(crate) partial: Allowance,
+    /// What it and the other sockets of its pod may take.
+    pub(crate) share: Arc<Share>,
+    /// What is open on it.
+    pub(crate) connections: AtomicUsize,
+    pub(crate) streams: AtomicUsize,
     pub(crate) refused: Refused,
     /// Lines of the log that its clients cause.
     pub(crate) paced: Paced,
@@ -107,7 +109,7 @@ struct OnTracker(TaskTracker);
 /// Body of every response.
 type Reply = Either<Empty<Chain<Bytes, Bytes>>, Session>;
 
-/// Serves one accepted connection until it ends. `None` if the socket, or the node, has as many as it may.
+/// Serves one accepted connection until it ends. `None` if the pod, or the node, has as many as it may.
 pub(crate) fn serve(socket: &Arc<Socket>, stream: UnixStream) -> Option<impl Future<Output = ()> + Send + use<>> {
     let guard = ConnectionGuard::new(socket)?;
     let socket = Arc::clone(socket);
@@ -200,7 +202,7 @@ impl Connection {
         match StreamGuard::new(self, id) {
             Some(guard) => grpc::accepted(Either::Right(Session::new(Arc::clone(self), guard, machine, incoming))),
             None => ended(&Status::resource_exhausted(format!(
-                "there is no room for another stream: {} on a socket at most, and {} on all of the node's beyond their first {}",
+                "there is no room for another stream: {} for one pod at most, and {} for all of the node beyond each one's first {}",
                 self.socket.config.max_streams, self.socket.config.shared.streams, self.socket.config.own.streams
             ))),
         }
@@ -216,7 +218,8 @@ fn ended(status: &Status) -> Response<Reply> {
 
 impl ConnectionGuard {
     fn new(socket: &Arc<Socket>) -> Option<Self> {
-        let taken = socket.connections.take(1)?;
+        let taken = socket.share.connections.take(1)?;
+        socket.connections.fetch_add(1, Ordering::Relaxed);
         socket.metrics.connections.inc();
         Some(Self {
             socket: Arc::clone(socket),
@@ -227,6 +230,7 @@ impl ConnectionGuard {
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
+        self.socket.connections.fetch_sub(1, Ordering::Relaxed);
         self.socket.metrics.connections.dec();
     }
 }
@@ -234,7 +238,8 @@ impl Drop for ConnectionGuard {
 impl StreamGuard {
     fn new(connection: &Arc<Connection>, id: u64) -> Option<Self> {
         let socket = &connection.socket;
-        let taken = socket.streams.take(1)?;
+        let taken = socket.share.streams.take(1)?;
+        socket.streams.fetch_add(1, Ordering::Relaxed);
         socket.metrics.streams.inc();
         Some(Self {
             id,
@@ -261,7 +266,9 @@ impl Drop for StreamGuard {
         if self.asked {
             self.connection.active.send_modify(|streams| *streams -= 1);
         }
-        self.connection.socket.metrics.streams.dec();
+        let socket = &self.connection.socket;
+        socket.streams.fetch_sub(1, Ordering::Relaxed);
+        socket.metrics.streams.dec();
     }
 }
 

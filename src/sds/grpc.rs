@@ -20,7 +20,7 @@ const FIRST_ALLOCATION: usize = 64 * 1024;
 #[derive(Debug)]
 pub(crate) struct Deframer {
     limit: usize,
-    /// How much all half-received messages of the socket may take.
+    /// How much all half-received messages of the pod may take.
     budget: Allowance,
     /// Received, not looked at.
     chunk: Bytes,

@@ -7,29 +7,25 @@
 //! over some time, so that not all of the node's Envoys come to it at once. Leaves identity to the source: a socket is its workload's.
 
 use std::fmt;
-use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::net::UnixListener;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::allowance::{Allowance, Pool};
-use super::config::{Amounts, Config};
+use super::config::Config;
 use super::connection::{self, Socket};
 use super::metrics::Metrics;
 use super::paced::Paced;
 use super::refused::Refused;
+use super::share::Shares;
 use crate::rotation::{Handle, SignerName, WorkloadUid};
-use crate::unix_socket::kept::{self, Found, KeptSocket};
+use crate::unix_socket::listening::{Callers, Listening};
 use crate::unix_socket::{BindError, SocketSpec};
-
-/// After a failed accept: out of descriptors is nothing that a second try at once mends.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves SDS. Clones share everything.
 #[derive(Clone)]
@@ -37,24 +33,15 @@ pub struct Server {
     config: Config,
     rotation: Handle,
     metrics: Metrics,
-    pools: Pools,
+    shares: Shares,
     sockets: Arc<Mutex<Vec<Weak<Listing>>>>,
     leaving: CancellationToken,
-}
-
-/// What all sockets share.
-#[derive(Clone)]
-struct Pools {
-    connections: Arc<Pool>,
-    streams: Arc<Pool>,
-    partial: Arc<Pool>,
 }
 
 /// A bound socket. Nothing is accepted before [`SocketHandle::run`]; dropped, its file goes.
 pub struct SocketHandle {
     listing: Arc<Listing>,
-    listener: UnixListener,
-    file: KeptSocket,
+    listening: Listening,
     metrics: Metrics,
     sockets: Arc<Mutex<Vec<Weak<Listing>>>>,
     cancel: CancellationToken,
@@ -83,7 +70,7 @@ impl Server {
     /// A server without sockets. `leaving` is cancelled when the whole agent stops.
     pub fn new(config: Config, rotation: Handle, metrics: Metrics, leaving: CancellationToken) -> Self {
         Self {
-            pools: Pools::new(&config.shared),
+            shares: Shares::new(&config),
             config,
             rotation,
             metrics,
@@ -92,23 +79,24 @@ impl Server {
         }
     }
 
-    /// Binds a workload's socket. A fixed signer stands above what its clients wish. `cancel` closes it.
+    /// Binds a workload's socket. Sockets of one `pod` share what they may take. A fixed signer stands above what its clients wish.
+    /// `cancel` closes it.
     pub fn serve(
         &self,
         workload: WorkloadUid,
+        pod: &Arc<str>,
         signer: Option<SignerName>,
         spec: SocketSpec,
         cancel: CancellationToken,
     ) -> Result<SocketHandle, BindError> {
-        let (listener, file) = KeptSocket::bind(spec)?;
-        let path = file.path().to_owned();
-        let listener = kept::registered(listener, &path)?;
-        let (Config { own, .. }, pools) = (&self.config, &self.pools);
+        let callers = Callers::EnvoysOf(workload.to_string());
+        let listening = Listening::bind(spec, callers, self.config.socket_check)?;
+        let path = listening.path().to_owned();
         let socket = Arc::new(Socket {
             metrics: self.metrics.of(&workload),
-            connections: Allowance::new(own.connections, self.config.max_connections, &pools.connections),
-            streams: Allowance::new(own.streams, self.config.max_streams, &pools.streams),
-            partial: Allowance::new(own.partial, usize::MAX, &pools.partial),
+            share: self.shares.of(pod, &self.config),
+            connections: AtomicUsize::new(0),
+            streams: AtomicUsize::new(0),
             config: self.config.clone(),
             rotation: self.rotation.clone(),
             refused: Refused::default(),
@@ -128,8 +116,7 @@ impl Server {
         let (metrics, sockets) = (self.metrics.clone(), Arc::clone(&self.sockets));
         Ok(SocketHandle {
             listing,
-            listener,
-            file,
+            listening,
             metrics,
             sockets,
             cancel,
@@ -149,22 +136,8 @@ impl Server {
 impl SocketHandle {
     /// Accepts connections until the socket is cancelled and its streams have ended.
     pub async fn run(mut self) {
-        let mut check = interval(self.listing.socket.config.socket_check);
-        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut failing = false;
-        loop {
-            tokio::select! {
-                biased;
-                () = self.cancel.cancelled() => break,
-                _ = check.tick() => self.look_after_file(),
-                accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) => {
-                        failing = false;
-                        self.accept(stream);
-                    }
-                    Err(error) => self.pause(&error, &mut failing).await,
-                },
-            }
+        while let Some(stream) = self.listening.accept(&self.cancel).await {
+            self.accept(stream);
         }
         self.drain().await;
     }
@@ -179,51 +152,17 @@ impl SocketHandle {
         if socket.paced.allows() {
             tracing::warn!(
                 workload = %socket.workload,
-                open = socket.connections.taken(),
+                open = socket.share.connections.taken(),
                 limit = socket.config.max_connections,
                 shared = socket.config.shared.connections,
-                "connection closed, the socket has its limit or all sockets together have theirs"
+                "connection closed, the sockets of its pod have their limit or all of the node have theirs"
             );
         }
     }
 
-    /// The connection that could not be accepted stays in the queue, so this is said once for a row of failures.
-    async fn pause(&self, error: &io::Error, failing: &mut bool) {
-        if !std::mem::replace(failing, true) {
-            tracing::error!(workload = %self.listing.socket.workload, %error, "connections cannot be accepted, trying on");
-        }
-        tokio::select! {
-            () = sleep(ACCEPT_PAUSE) => {}
-            () = self.cancel.cancelled() => {}
-        }
-    }
-
-    fn look_after_file(&mut self) {
-        let workload = &self.listing.socket.workload;
-        let path = self.listing.path.display();
-        let complaint = match self.file.look() {
-            None => return,
-            Some(Found::Succeeded) => {
-                tracing::debug!(%workload, %path, "a successor serves newcomers, our streams stay until we stop");
-                return;
-            }
-            Some(Found::Complaint(complaint)) => complaint,
-            Some(Found::Gone(listener)) => match kept::registered(listener, self.file.path()) {
-                Ok(listener) => {
-                    // Whoever waits in the old one's queue is told to come again; connections that exist are not touched.
-                    self.listener = listener;
-                    tracing::warn!(%workload, %path, "socket file was gone, it is back");
-                    return;
-                }
-                Err(error) => error.to_string(),
-            },
-        };
-        tracing::error!(%workload, %path, error = complaint, "socket is not at its path");
-    }
-
     /// How long to wait before the streams end.
     fn turn(&self) -> Duration {
-        if !self.leaving.is_cancelled() || !self.file.has_successor() {
+        if !self.leaving.is_cancelled() || !self.listening.has_successor() {
             // Nobody would serve meanwhile, or this workload alone is gone.
             return Duration::ZERO;
         }
@@ -272,18 +211,8 @@ impl Listing {
         SocketSnapshot {
             workload: self.socket.workload.clone(),
             path: self.path.clone(),
-            connections: self.socket.connections.taken(),
-            streams: self.socket.streams.taken(),
-        }
-    }
-}
-
-impl Pools {
-    fn new(shared: &Amounts) -> Self {
-        Self {
-            connections: Pool::new(shared.connections),
-            streams: Pool::new(shared.streams),
-            partial: Pool::new(shared.partial),
+            connections: self.socket.connections.load(Ordering::Relaxed),
+            streams: self.socket.streams.load(Ordering::Relaxed),
         }
     }
 }

@@ -86,7 +86,7 @@ enum Outgoing {
 impl Session {
     pub(crate) fn new(connection: Arc<Connection>, guard: StreamGuard, machine: Machine, incoming: Incoming) -> Self {
         let socket = connection.socket();
-        let deframer = Deframer::new(socket.config.max_message, socket.partial.clone());
+        let deframer = Deframer::new(socket.config.max_message, socket.share.partial.clone());
         let draining = Box::pin(socket.draining.clone().cancelled_owned());
         let signer = socket.signer.clone();
         Self {

@@ -33,6 +33,8 @@ pub struct Workload {
     /// Workloads with the same text here share, for each signer, one key and one certificate: sockets of one pod for the same kind
     /// of key. It is the name under which status and metrics show them. Mostly the uid.
     pub shares: Arc<str>,
+    /// Workloads with the same text here share what their sockets may take of the agent: all sockets of one pod. Mostly the uid.
+    pub pod: Arc<str>,
     /// The identity that the source derived.
     pub id: SpiffeId,
     /// Its credential towards the authority.

@@ -5,7 +5,6 @@
 //! Where it is left to others, a living socket in its place is a successor's, which is how things should be: it is left alone
 //! for as long as it lives, and should it die first, the path is taken back.
 
-use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
@@ -139,13 +138,4 @@ impl Drop for KeptSocket {
             file::remove(&self.spec.path, self.inode);
         }
     }
-}
-
-/// For tokio, which must be told.
-pub(crate) fn registered(listener: UnixListener, path: &Path) -> Result<tokio::net::UnixListener, BindError> {
-    tokio::net::UnixListener::from_std(listener).map_err(|source: io::Error| BindError::System {
-        step: "registering",
-        path: path.into(),
-        source,
-    })
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ensign_agent::app;
-use ensign_agent::config::{self, Request};
+use ensign_agent::config::{self, Config, Request};
 use ensign_testkit::fake_envoy::certificate;
 use ensign_testkit::metrics::{Metrics, get};
 use ensign_testkit::{FakeEnvoy, FakeRa, TestCa, eventually, patience};
@@ -25,6 +25,7 @@ pub(crate) struct Node {
     pub(crate) folder: TempDir,
     pub(crate) kubelet: Kubelet,
     flags: Vec<String>,
+    adjust: fn(&mut Config),
     /// The oldest first.
     agents: VecDeque<Agent>,
 }
@@ -49,6 +50,15 @@ impl Node {
         node
     }
 
+    /// With settings that no flag has.
+    pub(crate) async fn start_adjusted(adjust: fn(&mut Config)) -> Self {
+        let mut node = Self::without_agent(&[]).await;
+        node.adjust = adjust;
+        node.resume().await;
+        node.kubelet.register().await;
+        node
+    }
+
     pub(crate) async fn without_agent(flags: &[&str]) -> Self {
         let ra = FakeRa::start(TestCa::new("mesh")).await;
         let folder = tempfile::tempdir().unwrap();
@@ -58,6 +68,7 @@ impl Node {
             ra,
             folder,
             flags: flags.iter().map(ToString::to_string).collect(),
+            adjust: |_| {},
             agents: VecDeque::new(),
         }
     }
@@ -77,9 +88,10 @@ impl Node {
             "--status-addr=127.0.0.1:0".to_owned(),
             "--fetch-floor=0s".to_owned(),
         ];
-        let Request::Run(config) = config::load(flags.iter().chain(&self.flags)).unwrap() else {
+        let Request::Run(mut config) = config::load(flags.iter().chain(&self.flags)).unwrap() else {
             panic!("printing was not asked for")
         };
+        (self.adjust)(&mut config);
         let bound = app::bind(*config).await.unwrap();
         self.agents.push_back(Agent {
             admin: bound.admin,

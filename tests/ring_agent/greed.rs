@@ -7,11 +7,13 @@ use ensign_agent::config::Config;
 use ensign_agent::sds::Amounts;
 use ensign_proto::SECRET_TYPE_URL;
 use ensign_proto::envoy::service::discovery::v3::DiscoveryRequest;
-use ensign_testkit::fake_envoy::{Silence, StalledEnvoy};
+use ensign_testkit::fake_envoy::{HalfwayEnvoy, Silence, StalledEnvoy};
+use ensign_testkit::kubelet::Pod;
 use ensign_testkit::{eventually, patience};
 use tokio::net::UnixStream;
 use tonic::Code;
 
+use crate::csi_node::{self, envoy};
 use crate::node::Node;
 
 /// Times that a test can wait for.
@@ -208,4 +210,58 @@ async fn greedy_sockets_share_what_there_is_and_others_do_not_notice() {
         seen => Err(format!("{seen:?}")),
     })
     .await;
+}
+
+/// Nothing for requests that are received in part but what each pod has of its own.
+fn no_pool_for_requests(config: &mut Config) {
+    config.sds.shared.partial = 0;
+}
+
+/// A pod may have four volumes, of as many kinds of keys as it likes: what it may take is the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_with_many_sockets_may_take_no_more_than_one_with_one() {
+    let node = csi_node::Node::start_adjusted(no_pool_for_requests).await;
+    let well = Pod::new("well");
+    node.kubelet.publish(&well).await.unwrap();
+    let (mut greedy, mut volumes) = (Vec::new(), Vec::new());
+    for name in ["first", "second"] {
+        let mut sockets = Vec::new();
+        for number in 0..4 {
+            let key_type = if number % 2 == 0 { "P-256" } else { "P-384" };
+            let volume = Pod {
+                volume: format!("v{number}"),
+                ..Pod::new(name).with("keyType", key_type)
+            };
+            node.kubelet.publish(&volume).await.unwrap();
+            // As long as an Envoy's first one, and of two of those there is room for each pod.
+            let socket = node.socket(&volume);
+            sockets.push(HalfwayEnvoy::connect(&socket, 4, 60_000).await.unwrap());
+            volumes.push(volume);
+        }
+        greedy.push(sockets);
+    }
+    let ended = || {
+        let of_pod = |sockets: &Vec<HalfwayEnvoy>| sockets.iter().map(HalfwayEnvoy::ended).sum::<usize>();
+        greedy.iter().map(of_pod).collect::<Vec<_>>()
+    };
+    eventually("all but two for each pod to be ended", async || match ended()[..] {
+        [14, 14] => Ok(()),
+        ref seen => Err(format!("{seen:?}")),
+    })
+    .await;
+    // Whole requests of Envoys, from a pod that took nothing.
+    let neighbour = envoy(&node.socket(&well)).await;
+    let mut streams = [
+        neighbour.subscribe(&["default"]).await,
+        neighbour.subscribe(&["ROOTCA"]).await,
+    ];
+    for stream in &mut streams {
+        stream.next_secret(patience()).await;
+    }
+    assert_eq!(ended(), [14, 14]);
+    drop(greedy);
+    // And it has all of it again.
+    for volume in &volumes {
+        node.certificate(volume).await;
+    }
 }

@@ -5,11 +5,13 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use ensign_testkit::fake_envoy::SotwStream;
 use ensign_testkit::metrics::get;
 use ensign_testkit::{FakeEnvoy, eventually, patience};
 use test_case::test_case;
+use tokio_util::sync::CancellationToken;
 
 use crate::csi_node::{A_WHILE, Node, envoy, id};
 use ensign_testkit::kubelet::Pod;
@@ -330,5 +332,66 @@ async fn a_cold_node_serves_its_pods_whichever_comes_first() {
     for pod in [&before, &after] {
         node.kubelet.publish(pod).await.unwrap();
         node.certificate(pod).await;
+    }
+}
+
+/// Somebody empties the folder of the state on a living node; then the node is upgraded as always.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_after_the_state_was_wiped_refuses_nobody_and_asks_for_nothing() {
+    let mut node = Node::start().await;
+    let held = held(&node).await;
+    let state = node.folder.path().join("state");
+    // Everything but the folder, which is a mount.
+    for entry in std::fs::read_dir(&state).unwrap() {
+        std::fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    eventually("the state to be there again", async || {
+        if node.state().contains("0d5a7e1c-p9") && state.join("csi.lock").exists() {
+            Ok(())
+        } else {
+            Err(node.state())
+        }
+    })
+    .await;
+    let knocking = CancellationToken::new();
+    let knock = tokio::spawn({
+        let (socket, knocking) = (node.socket(&held[0].0), knocking.clone());
+        async move {
+            let mut knocks = 0_u32;
+            while !knocking.is_cancelled() {
+                if let Err(error) = tokio::net::UnixStream::connect(&socket).await {
+                    return Err(format!("after {knocks} knocks: {error}"));
+                }
+                knocks += 1;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Ok(())
+        }
+    });
+    node.resume().await;
+    assert_eq!(node.volumes().await, Some(10.0), "it knows them all");
+    node.kubelet.register().await;
+    assert_eq!(node.ready().await.0, 200);
+    node.stopping();
+    let mut left = Vec::new();
+    for (pod, client, mut stream) in held {
+        let version = stream.held_version().to_owned();
+        let end = stream.next(patience()).await;
+        assert!(format!("{end:?}").contains("Unavailable"), "{end:?}");
+        drop(client);
+        left.push((pod, version));
+    }
+    node.stopped().await;
+    let mut back = Vec::new();
+    for (pod, version) in &left {
+        let client = envoy(&node.socket(pod)).await;
+        let stream = client.subscribe_holding(&["default"], version).await;
+        back.push((client, stream));
+    }
+    back[0].1.expect_silence(A_WHILE).await;
+    knocking.cancel();
+    knock.await.unwrap().unwrap();
+    for (pod, _) in &left {
+        assert_eq!(node.ra.requests_of(&id(&pod.account)).len(), 1, "{}", pod.name);
     }
 }

@@ -37,7 +37,11 @@ async fn a_secret_of_another_pod_cannot_be_opened_from_inside_the_fence() -> any
             .map(str::to_owned)
             .with_context(|| format!("its log:\n{log}"))
     };
-    until("the curious agent's fence", PATIENCE, async || line(["INFO", "fenced"])).await?;
+    // Whole, or in part by an older kernel: what it is to read is kept from it either way.
+    until("the curious agent's fence", PATIENCE, async || {
+        line(["INFO", "fenced: no file"]).or_else(|_| line(["WARN", "fenced in part"]))
+    })
+    .await?;
 
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "secret", "namespace": place },

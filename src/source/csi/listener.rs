@@ -1,4 +1,4 @@
-//! A socket that kubelet calls: kept at its path, its connections handed to the gRPC server.
+//! A socket that kubelet calls: its connections are handed to the gRPC server.
 //!
 //! Only kubelet's user may connect (0600). A successor takes the path over while we live: then kubelet calls it, and what it
 //! asked us before is still answered. At the end the socket stays at its path, unless it is taken away ([`Closed`]). Kubelet
@@ -6,29 +6,25 @@
 //! HTTP/2 library alone would refuse.
 
 use std::io;
-use std::os::unix::net::UnixListener as StdListener;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
 use crate::unix_socket::authority::AnyAuthority;
-use crate::unix_socket::kept::{self, Found, KeptSocket};
+use crate::unix_socket::kept::KeptSocket;
+use crate::unix_socket::listening::{Callers, Listening};
 use crate::unix_socket::{BindError, SocketSpec};
 
 /// A bound socket, before anything is accepted.
 #[derive(Debug)]
-pub(super) struct Listener {
-    listener: UnixListener,
-    kept: KeptSocket,
-}
+pub(super) struct Listener(Listening);
 
 /// A socket on which nobody listens any more, still at its path.
 #[derive(Debug)]
@@ -52,9 +48,7 @@ impl Listener {
             within: None,
             left: true,
         };
-        let (listener, kept): (StdListener, _) = KeptSocket::bind(spec)?;
-        let listener = kept::registered(listener, kept.path())?;
-        Ok(Self { listener, kept })
+        Ok(Self(Listening::bind(spec, Callers::Kubelet, LOOK)?))
     }
 
     /// Where connections come out, and the task that accepts them until `stop`.
@@ -65,47 +59,13 @@ impl Listener {
     }
 
     async fn accept(mut self, connections: mpsc::Sender<io::Result<Connection>>, stop: CancellationToken) -> Closed {
-        let mut look = interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return Closed(self.kept),
-                _ = look.tick() => self.look(),
-                accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) => {
-                        let connection = Connection(AnyAuthority::new(stream));
-                        if connections.send(Ok(connection)).await.is_err() {
-                            return Closed(self.kept);
-                        }
-                    }
-                    Err(error) => {
-                        tracing::error!(path = %self.kept.path().display(), %error, "connection of kubelet cannot be accepted, trying on");
-                        sleep(ACCEPT_PAUSE).await;
-                    }
-                },
+        while let Some(stream) = self.0.accept(&stop).await {
+            let connection = Connection(AnyAuthority::new(stream));
+            if connections.send(Ok(connection)).await.is_err() {
+                break;
             }
         }
-    }
-
-    fn look(&mut self) {
-        let complaint = match self.kept.look() {
-            None => return,
-            Some(Found::Succeeded) => {
-                tracing::info!(path = %self.kept.path().display(), "kubelet calls our successor from now on");
-                return;
-            }
-            Some(Found::Complaint(complaint)) => complaint,
-            Some(Found::Gone(listener)) => match kept::registered(listener, self.kept.path()) {
-                Ok(listener) => {
-                    self.listener = listener;
-                    tracing::warn!(path = %self.kept.path().display(), "socket for kubelet was gone, it is back");
-                    return;
-                }
-                Err(error) => error.to_string(),
-            },
-        };
-        tracing::error!(path = %self.kept.path().display(), error = complaint, "socket for kubelet is not at its path");
+        Closed(self.0.close())
     }
 }
 
@@ -148,5 +108,3 @@ impl AsyncWrite for Connection {
 
 const QUEUE: usize = 16;
 const LOOK: Duration = Duration::from_secs(1);
-/// After a failed accept: out of descriptors is nothing that a second try at once mends.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -1,5 +1,7 @@
 //! The series of the CSI source: what kubelet asked and what became of it. None names a pod.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -13,7 +15,7 @@ pub struct Metrics {
     remade: Counter,
     pub(super) volumes: Gauge,
     pub(super) registered: Gauge,
-    pub(super) fence: Gauge,
+    pub(super) fence: Gauge<f64, AtomicU64>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -43,7 +45,7 @@ impl Metrics {
         );
         registry.register(
             "ensign_agent_fence",
-            "1 if the kernel keeps the agent from reading files below kubelet's pods folder (Landlock)",
+            "Fence around the files below kubelet's pods folder (Landlock): 1 whole, 0.5 they can be cut but not read or written, 0 none",
             self.fence.clone(),
         );
     }

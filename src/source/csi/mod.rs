@@ -146,10 +146,13 @@ pub fn open(config: Config, parts: Parts) -> Result<(Vec<Workload>, Opened), Sta
         registered,
         alone,
     } = parts;
-    metrics.fence.set(i64::from(fence != Fence::None));
+    metrics.fence.set(fence.share());
     match fence {
-        Fence::Whole => tracing::info!("fenced: no file below kubelet's pods can be read"),
-        Fence::Partial => tracing::warn!("fenced in part: this kernel knows an older Landlock"),
+        Fence::Whole => tracing::info!("fenced: no file below kubelet's pods can be read or written"),
+        Fence::Partial => tracing::warn!(
+            "fenced in part: no file below kubelet's pods can be read or written, but it could be cut: this kernel's Landlock does not know \
+             truncation, Linux 6.2 or newer does"
+        ),
         Fence::None => tracing::warn!(
             "not fenced: kernel or seccomp profile lack Landlock, so the agent could read the files of pods"
         ),

@@ -19,6 +19,15 @@ pub(super) enum Refusal {
         /// Its name, cut short.
         name: String,
     },
+    /// An attribute looks like kubelet's and is none of them.
+    #[error(
+        "volume attribute {name:?} is none of those that kubelet writes, expected nothing else below csi.storage.k8s.io/; take it out of \
+         volumeAttributes in the pod, or, if it is not there, upgrade the agent: kubelet is newer"
+    )]
+    NotKubelets {
+        /// Its name, cut short.
+        name: String,
+    },
     /// An attribute has a wrong value.
     #[error("volume attribute {name} is {seen:?}, expected {expected}; correct volumeAttributes in the pod")]
     Attribute {
@@ -146,6 +155,7 @@ impl Refusal {
     pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::UnknownAttribute { .. } => "unknown_attribute",
+            Self::NotKubelets { .. } => "not_kubelets",
             Self::Attribute { .. } => "attribute",
             Self::NotEphemeral => "not_ephemeral",
             Self::Block => "block",
@@ -167,6 +177,7 @@ impl Refusal {
     fn code(&self) -> Code {
         match self {
             Self::UnknownAttribute { .. }
+            | Self::NotKubelets { .. }
             | Self::Attribute { .. }
             | Self::NotEphemeral
             | Self::Block
@@ -211,6 +222,7 @@ mod tests {
         let text = || "seen".to_owned();
         vec![
             Refusal::UnknownAttribute { name: text() },
+            Refusal::NotKubelets { name: text() },
             Refusal::Attribute {
                 name: "signer",
                 seen: text(),

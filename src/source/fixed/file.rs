@@ -129,6 +129,7 @@ impl Entry {
         Workload {
             uid: self.uid(),
             shares: self.uid(),
+            pod: self.uid(),
             id: self.id.clone(),
             token: Arc::new(FileToken::new(&self.token_file)),
             signer: self.signer.clone(),

@@ -1,7 +1,8 @@
 //! An SDS client on a Unix socket that does what Envoy does, or what no Envoy should.
 //!
 //! Owns the connection and how its streams are opened. What a stream does is `streams`', what a response holds
-//! `received`'s, the 61 KB node `node`'s; `stalled` is a peer that never reads.
+//! `received`'s, the 61 KB node `node`'s; `stalled` is a peer that never reads, `halfway` one that never
+//! finishes what it says.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -19,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
+mod halfway;
 mod node;
 mod received;
 mod stalled;
@@ -26,6 +28,7 @@ mod streams;
 
 use streams::Exchange;
 pub use {
+    halfway::HalfwayEnvoy,
     node::node,
     received::{Received, certificate, trusted_ca},
     stalled::StalledEnvoy,

@@ -1,9 +1,10 @@
 //! What kubelet asks to be published, read strictly: the pod, its wishes, its token.
 //!
 //! Whoever writes a pod writes its volume attributes, so they are an attacker's input: three keys have a meaning, each a form,
-//! and anything else is refused rather than passed over. What begins with `csi.storage.k8s.io/` is kubelet's own: it writes over
-//! whatever a pod put there (seen in kubelet 1.34's csi_mounter), as long as the CSIDriver asks for it, which is checked.
-//! Tokens are taken out and wiped where they came from.
+//! and anything else is refused rather than passed over. Six keys below `csi.storage.k8s.io/` are kubelet's: it writes over whatever a
+//! pod put there (seen in kubelet 1.34's csi_mounter), as long as the CSIDriver asks for it. Pod information is checked against the
+//! place that kubelet made for the volume. Tokens cannot be: where the CSIDriver asks for none, a token that the pod itself wrote there is taken,
+//! and it is the authority that judges whose it is. Tokens are taken out and wiped where they came from.
 
 use std::collections::HashMap;
 
@@ -77,11 +78,11 @@ impl Publish {
             Some(AccessType::Mount(_)) | None => {}
         }
         let pod = Pod {
-            namespace: from_kubelet(context, "csi.storage.k8s.io/pod.namespace")?,
-            name: from_kubelet(context, "csi.storage.k8s.io/pod.name")?,
-            service_account: from_kubelet(context, "csi.storage.k8s.io/serviceAccount.name")?,
+            namespace: from_kubelet(context, POD_NAMESPACE)?,
+            name: from_kubelet(context, POD_NAME)?,
+            service_account: from_kubelet(context, SERVICE_ACCOUNT)?,
         };
-        let uid = from_kubelet(context, "csi.storage.k8s.io/pod.uid")?;
+        let uid = from_kubelet(context, POD_UID)?;
         if uid != target.pod_uid {
             return Err(Refusal::Pod {
                 what: "uid",
@@ -89,15 +90,21 @@ impl Publish {
                 expected: format!("{}, to which the target path belongs", target.pod_uid),
             });
         }
-        if from_kubelet(context, "csi.storage.k8s.io/ephemeral")? != "true" {
+        if from_kubelet(context, EPHEMERAL)? != "true" {
             return Err(Refusal::NotEphemeral);
         }
         if !request.readonly {
             return Err(Refusal::NotReadOnly);
         }
-        let own = context.keys().filter(|key| !key.starts_with(KUBELETS));
-        if let Some(unknown) = own.filter(|key| !OURS.contains(&key.as_str())).min() {
-            return Err(Refusal::UnknownAttribute { name: quoted(unknown) });
+        // The tokens are taken out already.
+        let known = |key: &str| OURS.contains(&key) || KUBELETS.contains(&key);
+        if let Some(unknown) = context.keys().filter(|key| !known(key)).min() {
+            let name = quoted(unknown);
+            return Err(if unknown.starts_with(KUBELETS_PREFIX) {
+                Refusal::NotKubelets { name }
+            } else {
+                Refusal::UnknownAttribute { name }
+            });
         }
         let volume = Volume::new(
             request.volume_id,
@@ -205,7 +212,13 @@ const SIGNER: &str = "signer";
 const KEY_TYPE: &str = "keyType";
 const SOCKET_NAME: &str = "socketName";
 const OURS: [&str; 3] = [SIGNER, KEY_TYPE, SOCKET_NAME];
-const KUBELETS: &str = "csi.storage.k8s.io/";
+const POD_NAME: &str = "csi.storage.k8s.io/pod.name";
+const POD_NAMESPACE: &str = "csi.storage.k8s.io/pod.namespace";
+const POD_UID: &str = "csi.storage.k8s.io/pod.uid";
+const SERVICE_ACCOUNT: &str = "csi.storage.k8s.io/serviceAccount.name";
+const EPHEMERAL: &str = "csi.storage.k8s.io/ephemeral";
+const KUBELETS_PREFIX: &str = "csi.storage.k8s.io/";
+const KUBELETS: [&str; 5] = [POD_NAME, POD_NAMESPACE, POD_UID, SERVICE_ACCOUNT, EPHEMERAL];
 const TOKENS: &str = "csi.storage.k8s.io/serviceAccount.tokens";
 /// Not `socket`: pilot-agent falls back to Istio's own CA when a file of that name does not answer.
 pub(super) const DEFAULT_SOCKET_NAME: &str = "ensign.sock";

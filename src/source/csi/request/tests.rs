@@ -93,6 +93,8 @@ fn an_issuer_of_a_namespace_is_a_signer() {
 #[test_case("socketName", "ä", "attribute"; "not ascii")]
 #[test_case("sokcetName", "a", "unknown_attribute"; "a typo")]
 #[test_case("", "a", "unknown_attribute"; "an empty key")]
+#[test_case("csi.storage.k8s.io/foo", "a", "not_kubelets"; "what only looks like kubelet's")]
+#[test_case("csi.storage.k8s.io/", "a", "not_kubelets"; "kubelet's prefix alone")]
 #[test_case("csi.storage.k8s.io/ephemeral", "false", "not_ephemeral"; "persistent")]
 #[test_case("csi.storage.k8s.io/pod.uid", "another", "pod"; "another pod's target")]
 #[test_case("csi.storage.k8s.io/pod.namespace", "foo/sa/admin", "pod"; "a namespace that would forge an id")]
@@ -105,6 +107,18 @@ fn each_wrong_part_is_refused(key: &str, value: &str, reason: &str) {
     let refusal = with(&[(key, value)]).unwrap_err();
     assert_eq!(refusal.reason(), reason, "{refusal}");
     assert!(!refusal.to_string().contains("planted"), "{refusal}");
+}
+
+#[test]
+fn what_only_looks_like_kubelets_is_refused_with_what_to_do() {
+    let refusal = with(&[("csi.storage.k8s.io/foo", "a")]).unwrap_err().to_string();
+    for word in [
+        "\"csi.storage.k8s.io/foo\"",
+        "volumeAttributes in the pod",
+        "upgrade the agent",
+    ] {
+        assert!(refusal.contains(word), "{refusal}");
+    }
 }
 
 #[test]

@@ -5,25 +5,29 @@
 //! upgrade) reads, waits for the lock, reads again what happened meanwhile, and writes from then on. What cannot be read, or
 //! was written for another node or by another version, is set aside and said, one volume that means nothing is left out:
 //! kubelet publishes every volume again, so losing the state costs a minute, not a certificate. Where there is no
-//! volume there is no file.
+//! volume there is no file. Lock and file that something else takes away under a running agent are back within [`LOOK`]:
+//! an agent that starts later finds both. The form of the file is [`form`]'s, the lock is [`lock`]'s.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ensign_pki::KeyError;
-use rustix::fs::{self, AtFlags, CWD, FileType, FlockOperation, Mode, OFlags};
-use serde::{Deserialize, Serialize};
+use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Config;
-use super::request::{Pod, Volume};
+use super::request::Volume;
 use super::target::Target;
-use crate::csr_client::SignerName;
+
+mod form;
+mod lock;
+
+pub use self::lock::StateError;
+
+use self::lock::{Inode, Lock};
 
 /// Every published volume.
 pub(super) type Volumes = Vec<(Target, Volume)>;
@@ -35,40 +39,14 @@ pub(super) struct Revision {
     pub(super) volumes: Volumes,
 }
 
-/// Why there is no folder for the state.
-#[derive(Debug, thiserror::Error)]
-pub enum StateError {
-    /// It cannot be made or opened.
-    #[error("state folder {path} (--state-dir) cannot be {step}: {source}; mount a folder of the host's tmpfs there")]
-    Folder {
-        /// The folder.
-        path: PathBuf,
-        /// What was tried.
-        step: &'static str,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Somebody else could change what we believe.
-    #[error(
-        "state folder {path} (--state-dir) belongs to uid {owner}, expected the agent's own, {ours}; name another folder"
-    )]
-    Owner {
-        /// The folder.
-        path: PathBuf,
-        /// Whose it is.
-        owner: u32,
-        /// Who we are.
-        ours: u32,
-    },
-}
-
 /// The folder, and the lock if we have it.
 #[derive(Debug)]
 pub(super) struct State {
     folder: PathBuf,
     config: Config,
-    lock: OwnedFd,
-    locked: bool,
+    lock: Lock,
+    /// The file that we wrote last; none if we wrote none, or took it away.
+    file: Option<Inode>,
 }
 
 /// Where changes are handed in.
@@ -88,81 +66,31 @@ pub(super) struct Writer {
     saved: watch::Sender<u64>,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct File {
-    version: u32,
-    node: String,
-    volumes: Vec<Entry>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Entry {
-    volume_id: String,
-    pod_uid: String,
-    volume: String,
-    namespace: String,
-    pod: String,
-    service_account: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    signer: Option<String>,
-    key_type: String,
-    socket_name: String,
-}
-
 // === impl State ===
 
 impl State {
     /// Opens the folder, makes it private, takes the lock if it is free. Called before the agent serves.
     pub(super) fn open(config: &Config) -> Result<Self, StateError> {
-        let path = &config.state_dir;
-        let failed = |step| {
-            move |errno: rustix::io::Errno| StateError::Folder {
-                path: path.clone(),
-                step,
-                source: errno.into(),
-            }
-        };
-        match fs::mkdir(path, PRIVATE_FOLDER) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-            Err(errno) => return Err(failed("made")(errno)),
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let folder = fs::openat(CWD, path, flags, Mode::empty()).map_err(failed("opened"))?;
-        let stat = fs::fstat(&folder).map_err(failed("looked at"))?;
-        let ours = rustix::process::geteuid().as_raw();
-        if stat.st_uid != ours {
-            return Err(StateError::Owner {
-                path: path.clone(),
-                owner: stat.st_uid,
-                ours,
-            });
-        }
-        // Kubelet makes a missing hostPath for all to read.
-        fs::fchmod(&folder, PRIVATE_FOLDER).map_err(failed("made private"))?;
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let lock = fs::openat(&folder, LOCK, flags, PRIVATE_FILE).map_err(failed("locked"))?;
         let mut state = Self {
-            folder: path.clone(),
+            folder: config.state_dir.clone(),
             config: config.clone(),
-            lock,
-            locked: false,
+            lock: Lock::open(&config.state_dir)?,
+            file: None,
         };
-        if !state.lock() {
-            tracing::info!(folder = %path.display(), "another agent has the state's lock, reading only until it is gone");
+        if !state.lock.take() {
+            tracing::info!(folder = %state.folder.display(), "another agent has the state's lock, reading only until it is gone");
         }
         Ok(state)
     }
 
     /// Whether another agent lives that has not stopped yet.
     pub(super) fn is_anothers(&self) -> bool {
-        !self.locked
+        !self.lock.is_ours()
     }
 
-    fn lock(&mut self) -> bool {
-        self.locked = self.locked || fs::flock(&self.lock, FlockOperation::NonBlockingLockExclusive).is_ok();
-        self.locked
+    /// Whether the file that we wrote is not there any more.
+    fn is_wiped(&self) -> bool {
+        self.file.is_some() && Inode::at(&self.folder.join(FILE)) != self.file
     }
 
     /// What the predecessor left, or has so far. Anything wrong is set aside, by the agent that may write.
@@ -171,11 +99,11 @@ impl State {
         let outcome = match read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
             Err(error) => Err(error.to_string()),
-            Ok(bytes) => parse(&bytes, &self.config),
+            Ok(bytes) => form::read(&bytes, &self.config),
         };
         match outcome {
             Ok(volumes) => volumes,
-            Err(reason) if !self.locked => {
+            Err(reason) if !self.lock.is_ours() => {
                 tracing::error!(
                     path = %path.display(), reason,
                     "state of the agent beside us means nothing to us; kubelet publishes every volume again within some two minutes"
@@ -203,7 +131,7 @@ impl State {
             saved,
         };
         let writer = Writer {
-            inherited: self.locked,
+            inherited: self.lock.is_ours(),
             state: self,
             newest: changes,
             saved: sender,
@@ -211,28 +139,30 @@ impl State {
         (saver, writer)
     }
 
-    async fn write(&self, revision: &Revision) -> io::Result<()> {
+    async fn write(&mut self, revision: &Revision) -> io::Result<()> {
         if revision.volumes.is_empty() {
+            self.file = None;
             return match fs::unlinkat(CWD, self.folder.join(FILE), AtFlags::empty()) {
                 Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
                 Err(errno) => Err(errno.into()),
             };
         }
-        let file = File {
-            version: VERSION,
-            node: self.config.node_name.clone(),
-            volumes: revision.volumes.iter().map(entry).collect(),
-        };
-        let bytes = serde_json::to_vec(&file).map_err(io::Error::other)?;
+        let bytes = form::write(&revision.volumes, &self.config.node_name)?;
         let (new, path) = (self.folder.join(NEW), self.folder.join(FILE));
         let written = tokio::task::spawn_blocking(move || replace(&new, &path, &bytes)).await;
-        written.map_err(io::Error::other)?
+        self.file = written.map_err(io::Error::other)??;
+        Ok(())
     }
 }
 
 // === impl Saver ===
 
 impl Saver {
+    /// What is known at the start. Nobody waits for it.
+    pub(super) fn begin_with(&self, revision: Revision) {
+        self.newest.send_replace(Arc::new(revision));
+    }
+
     /// Hands a revision in and waits until it, or a newer one, is written: what was answered to kubelet outlives us. Bounded,
     /// because a file system that hangs must not hold up a pod.
     pub(super) async fn save(&self, revision: Revision) {
@@ -257,12 +187,12 @@ impl Saver {
 impl Writer {
     /// Waits until no other agent has the lock.
     pub(super) async fn alone(&mut self) {
-        while !self.state.lock() {
+        while !self.state.lock.take() {
             sleep(LOCK_RETRY).await;
         }
     }
 
-    /// Writes until `stop`, and then once more what came last.
+    /// Writes until `stop`, and then once more what came last. What something else takes away meanwhile is written again.
     ///
     /// `inherit` is called once: when the lock is ours and what the agent beside us did since our start is known. It gives the
     /// revision that holds both.
@@ -286,9 +216,13 @@ impl Writer {
                     }
                     dirty = true;
                 }
-                () = sleep(if failure.is_some() { WRITE_RETRY } else { LOCK_RETRY }), if dirty || !self.inherited => {}
+                () = sleep(match (&failure, self.inherited) {
+                    (Some(_), _) => WRITE_RETRY,
+                    (None, false) => LOCK_RETRY,
+                    (None, true) => LOOK,
+                }) => {}
             }
-            if !self.state.lock() {
+            if !self.state.lock.take() {
                 // Nobody waits for a lock that another holds.
                 let number = self.newest.borrow_and_update().number;
                 self.saved.send_replace(number);
@@ -308,8 +242,16 @@ impl Writer {
             } else {
                 Arc::clone(&merged)
             };
-            if dirty || stopping && revision.number > *self.saved.borrow() {
-                let folder = self.state.folder.display();
+            if self.state.is_wiped() {
+                tracing::warn!(
+                    folder = %self.state.folder.display(), volumes = revision.volumes.len(),
+                    "state was taken away by something else, it is written again"
+                );
+                dirty = true;
+            }
+            // At the end in any case: it is the last chance.
+            if dirty || stopping {
+                let folder = self.state.folder.display().to_string();
                 match self.state.write(&revision).await {
                     Ok(()) => {
                         dirty = false;
@@ -336,55 +278,6 @@ impl Writer {
     }
 }
 
-fn entry((target, volume): &(Target, Volume)) -> Entry {
-    Entry {
-        volume_id: volume.id.clone(),
-        pod_uid: target.pod_uid.clone(),
-        volume: target.volume.clone(),
-        namespace: volume.pod.namespace.clone(),
-        pod: volume.pod.name.clone(),
-        service_account: volume.pod.service_account.clone(),
-        signer: volume.signer.as_ref().map(SignerName::to_string),
-        key_type: volume.key_type.to_string(),
-        socket_name: volume.socket_name.clone(),
-    }
-}
-
-fn parse(bytes: &[u8], config: &Config) -> Result<Volumes, String> {
-    let file: File = serde_json::from_slice(bytes).map_err(|error| format!("it is not of our form: {error}"))?;
-    if file.version != VERSION {
-        return Err(format!("its version is {}, expected {VERSION}", file.version));
-    }
-    if file.node != config.node_name {
-        return Err(format!("it is of node {:?}, this is {:?}", file.node, config.node_name));
-    }
-    let mut volumes = Vec::with_capacity(file.volumes.len());
-    for entry in file.volumes {
-        match volume(entry, config) {
-            Ok(volume) => volumes.push(volume),
-            Err(reason) => tracing::error!(
-                reason,
-                "a volume of the state means nothing to us; kubelet publishes it again within some two minutes"
-            ),
-        }
-    }
-    Ok(volumes)
-}
-
-/// What was allowed when it was published stays, whatever is allowed now: its pod cannot be asked again.
-fn volume(entry: Entry, config: &Config) -> Result<(Target, Volume), String> {
-    let target = Target::new(&entry.pod_uid, &entry.volume).ok_or("a volume's place is no name")?;
-    let key_type = entry.key_type.parse().map_err(|error: KeyError| error.to_string())?;
-    let pod = Pod {
-        namespace: entry.namespace,
-        name: entry.pod,
-        service_account: entry.service_account,
-    };
-    let (signer, domain) = (entry.signer.as_deref(), &config.trust_domain);
-    let volume = Volume::new(entry.volume_id, pod, signer, key_type, &entry.socket_name, domain);
-    Ok((target, volume.map_err(|refusal| refusal.to_string())?))
-}
-
 /// Only a file of ours: a symlink or somebody else's file is not read.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -399,24 +292,26 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn replace(new: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Gives which file it is.
+fn replace(new: &Path, path: &Path, bytes: &[u8]) -> io::Result<Option<Inode>> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     // What a crash left.
     let _ = fs::unlinkat(CWD, new, AtFlags::empty());
     let file = fs::openat(CWD, new, flags, PRIVATE_FILE)?;
+    let inode = Inode::of(&file);
     io::Write::write_all(&mut std::fs::File::from(file), bytes)?;
-    Ok(fs::rename(new, path)?)
+    fs::rename(new, path)?;
+    Ok(inode)
 }
 
 const FILE: &str = "csi.json";
 const NEW: &str = ".csi.json.new";
 const ASIDE: &str = "csi.json.aside";
-const LOCK: &str = "csi.lock";
-const VERSION: u32 = 1;
-const PRIVATE_FOLDER: Mode = Mode::RWXU;
 const PRIVATE_FILE: Mode = Mode::RUSR.union(Mode::WUSR);
 /// Ten thousand volumes; more is no state of ours.
 const MAX_BYTES: u64 = 8 * 1024 * 1024;
+/// How often lock and file are looked for. An agent that starts sooner after they are gone takes itself for the only one.
+const LOOK: Duration = Duration::from_secs(1);
 /// How often the lock of a predecessor is tried again.
 const LOCK_RETRY: Duration = Duration::from_millis(250);
 /// How often a write that failed is tried again, unless something new is to be written.

@@ -210,3 +210,88 @@ fn a_folder_that_kubelet_made_for_all_becomes_private() {
     State::open(&config).unwrap();
     assert_eq!(std::fs::metadata(&config.state_dir).unwrap().mode() & 0o7777, 0o700);
 }
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let waiting = async {
+        while !holds() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), waiting).await.expect(what);
+}
+
+fn wipe(config: &Config) {
+    for entry in std::fs::read_dir(&config.state_dir).unwrap() {
+        std::fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_is_wiped_is_written_again_and_the_lock_is_ours_as_before() {
+    let (_place, config) = place();
+    let volumes = volumes(&config);
+    let file = config.state_dir.join(FILE);
+    let (saver, writer) = State::open(&config).unwrap().writer();
+    let stop = CancellationToken::new();
+    // Known from the start, and no change since.
+    saver.begin_with(revision(1, &volumes));
+    let watching = async {
+        until("the file", || file.exists()).await;
+        let waiting = State::open(&config).unwrap();
+        for wipe in [wipe, |config: &Config| {
+            std::fs::remove_dir_all(&config.state_dir).unwrap()
+        }] {
+            wipe(&config);
+            until("the file again", || file.exists()).await;
+            let successor = State::open(&config).unwrap();
+            assert!(successor.is_anothers());
+            assert_eq!(successor.load(), volumes);
+        }
+        // Nor has it one that waited for the lock that was wiped.
+        let mut waiting = waiting;
+        assert!(!waiting.lock.take());
+        stop.cancel();
+        waiting
+    };
+    let ((), mut waiting) = tokio::join!(writer.run(nothing_to_inherit, stop.clone()), watching);
+    assert!(waiting.lock.take());
+    assert!(State::open(&config).unwrap().is_anothers());
+}
+
+#[tokio::test]
+async fn what_is_wiped_at_the_last_moment_is_written_at_the_end() {
+    let (_place, config) = place();
+    let all = volumes(&config);
+    let (saver, writer) = State::open(&config).unwrap().writer();
+    let stop = CancellationToken::new();
+    let saving = async {
+        saver.save(revision(1, &all)).await;
+        wipe(&config);
+        stop.cancel();
+    };
+    tokio::join!(writer.run(nothing_to_inherit, stop.clone()), saving);
+    assert_eq!(State::open(&config).unwrap().load(), all);
+}
+
+/// An agent that came before the wipe was noticed has the new lock. There is one writer all the same.
+#[tokio::test]
+async fn who_lost_the_lock_to_another_writes_when_that_one_is_gone() {
+    let (_place, config) = place();
+    let all = volumes(&config);
+    let file = config.state_dir.join(FILE);
+    let (saver, writer) = State::open(&config).unwrap().writer();
+    let stop = CancellationToken::new();
+    let watching = async {
+        saver.save(revision(1, &all[..1])).await;
+        wipe(&config);
+        let other = State::open(&config).unwrap();
+        assert!(!other.is_anothers());
+        saver.save(revision(2, &all)).await;
+        assert!(!file.exists());
+        drop(other);
+        until("the file again", || file.exists()).await;
+        stop.cancel();
+    };
+    tokio::join!(writer.run(nothing_to_inherit, stop.clone()), watching);
+    assert_eq!(State::open(&config).unwrap().load(), all);
+}

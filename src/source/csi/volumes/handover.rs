@@ -39,6 +39,8 @@ impl Volumes {
             }
         }
         self.count();
+        // Else the state could not be written again should it be taken away before the first change.
+        self.saver.begin_with(self.table.revision());
         workloads
     }
 

@@ -272,6 +272,7 @@ impl Volumes {
         Workload {
             uid: target.to_string().into(),
             shares: shares(target, volume).into(),
+            pod: target.pod_uid.as_str().into(),
             id: volume.spiffe_id.clone(),
             token: Arc::clone(&published.token) as _,
             signer: volume.signer.clone(),
