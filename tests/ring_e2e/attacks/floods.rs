@@ -25,7 +25,7 @@ struct Flood {
 
 /// The two that use a pool up come late: who comes after them has no more than its own.
 const FLOODS: [Flood; 6] = [
-    // Nothing is said on 500 connections for each socket; 64 of them stay.
+    // Nothing is said on 500 connections for each socket; 64 of the pod's stay.
     Flood {
         kind: "connections",
         bounded: |seen| seen.lost > 1000,
@@ -43,7 +43,7 @@ const FLOODS: [Flood; 6] = [
         kind: "half",
         bounded: |seen| seen.sent > 500 && seen.ended > 400,
     },
-    // 1600 on each socket; 1024 at most stay, and 2048 of all beyond their own.
+    // 1600 on each socket; 1024 of the pod's at most stay, and 2048 of all beyond their own.
     Flood {
         kind: "streams",
         bounded: |seen| seen.sent > 4200 && seen.ended > 1000,
@@ -81,7 +81,7 @@ pub(super) async fn none_of_them_drowns_anybody(scene: &Scene<'_>) -> anyhow::Re
     scene.unharmed("after all floods").await.map(drop)
 }
 
-/// What the agent counts while they go on: no socket above its own limit, all together not above the pool.
+/// What the agent counts while they go on: all together no more than each one's own and the pool.
 async fn bounds(scene: &Scene<'_>) -> anyhow::Result<()> {
     let metrics = scene.alone.metrics().await?;
     let refused = metrics.sum("ensign_agent_sds_refused_connections_total", &[]);
