@@ -9,6 +9,7 @@ use std::future::{self, Future};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use bytes::buf::Chain;
@@ -53,6 +54,9 @@ const MAX_HEADERS: u32 = 8 * 1024;
 
 /// What may wait in one stream's send buffer; a response is handed over whole, so this bounds what comes after it.
 const SEND_BUFFER: usize = 16 * 1024;
+
+/// How long a connection that is closed as idle stays after it was told.
+const PARTING: Duration = Duration::from_secs(1);
 
 /// Makes the nonces of no two streams of this process equal.
 static NEXT_STREAM: AtomicU64 = AtomicU64::new(1);
@@ -158,7 +162,12 @@ impl Connection {
         loop {
             tokio::select! {
                 served = &mut serving => return served.map_or_else(|error| error.to_string(), |()| "closed".into()),
-                () = &mut idle => return "no stream asked for anything".into(),
+                () = &mut idle => {
+                    // Told before it is closed, so that a call that is about to begin is made elsewhere.
+                    serving.as_mut().graceful_shutdown();
+                    let _ = timeout(PARTING, serving).await;
+                    return "no stream asked for anything".into();
+                }
                 () = self.socket.closed.cancelled() => return "the socket closed".into(),
                 () = self.socket.draining.cancelled(), if !leaving => {
                     leaving = true;

@@ -124,9 +124,10 @@ pub(crate) fn prefixed(head: &[u8], rest: usize) -> Bytes {
 /// The headers of a response whose messages follow.
 pub(crate) fn accepted<B>(body: B) -> Response<B> {
     let mut response = Response::new(body);
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    // A client that compresses learns from it what to do instead (gRPC, doc/compression.md).
+    headers.insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
     response
 }
 

@@ -19,14 +19,13 @@ pub(super) enum Refusal {
         /// Its name, cut short.
         name: String,
     },
-    /// An attribute looks like kubelet's and is none of them.
+    /// The call lacks what CSI requires.
     #[error(
-        "volume attribute {name:?} is none of those that kubelet writes, expected nothing else below csi.storage.k8s.io/; take it out of \
-         volumeAttributes in the pod, or, if it is not there, upgrade the agent: kubelet is newer"
+        "the call has no {field}, which CSI requires and kubelet always sends; see what else calls this driver's socket"
     )]
-    NotKubelets {
-        /// Its name, cut short.
-        name: String,
+    Missing {
+        /// The field.
+        field: &'static str,
     },
     /// An attribute has a wrong value.
     #[error("volume attribute {name} is {seen:?}, expected {expected}; correct volumeAttributes in the pod")]
@@ -155,7 +154,7 @@ impl Refusal {
     pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::UnknownAttribute { .. } => "unknown_attribute",
-            Self::NotKubelets { .. } => "not_kubelets",
+            Self::Missing { .. } => "missing_field",
             Self::Attribute { .. } => "attribute",
             Self::NotEphemeral => "not_ephemeral",
             Self::Block => "block",
@@ -177,7 +176,7 @@ impl Refusal {
     fn code(&self) -> Code {
         match self {
             Self::UnknownAttribute { .. }
-            | Self::NotKubelets { .. }
+            | Self::Missing { .. }
             | Self::Attribute { .. }
             | Self::NotEphemeral
             | Self::Block
@@ -222,7 +221,7 @@ mod tests {
         let text = || "seen".to_owned();
         vec![
             Refusal::UnknownAttribute { name: text() },
-            Refusal::NotKubelets { name: text() },
+            Refusal::Missing { field: "volume_id" },
             Refusal::Attribute {
                 name: "signer",
                 seen: text(),

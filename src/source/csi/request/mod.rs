@@ -1,8 +1,9 @@
 //! What kubelet asks to be published, read strictly: the pod, its wishes, its token.
 //!
 //! Whoever writes a pod writes its volume attributes, so they are an attacker's input: three keys have a meaning, each a form,
-//! and anything else is refused rather than passed over. Six keys below `csi.storage.k8s.io/` are kubelet's: it writes over whatever a
-//! pod put there (seen in kubelet 1.34's csi_mounter), as long as the CSIDriver asks for it. Pod information is checked against the
+//! and anything else is refused rather than passed over. What begins with `csi.storage.k8s.io/` is kubelet's: it writes over whatever a
+//! pod put there (seen in kubelet 1.34's csi_mounter), as long as the CSIDriver asks for it. Six of these keys are read; another means
+//! nothing and is passed over, or no pod would start under a kubelet that knows one more. Pod information is checked against the
 //! place that kubelet made for the volume. Tokens cannot be: where the CSIDriver asks for none, a token that the pod itself wrote there is taken,
 //! and it is the authority that judges whose it is. Tokens are taken out and wiped where they came from.
 
@@ -75,7 +76,14 @@ impl Publish {
         let context = &request.volume_context;
         match request.volume_capability.and_then(|capability| capability.access_type) {
             Some(AccessType::Block(_)) => return Err(Refusal::Block),
-            Some(AccessType::Mount(_)) | None => {}
+            Some(AccessType::Mount(_)) => {}
+            None => {
+                let field = "volume_capability with an access type";
+                return Err(Refusal::Missing { field });
+            }
+        }
+        if request.volume_id.is_empty() {
+            return Err(Refusal::Missing { field: "volume_id" });
         }
         let pod = Pod {
             namespace: from_kubelet(context, POD_NAMESPACE)?,
@@ -96,15 +104,9 @@ impl Publish {
         if !request.readonly {
             return Err(Refusal::NotReadOnly);
         }
-        // The tokens are taken out already.
-        let known = |key: &str| OURS.contains(&key) || KUBELETS.contains(&key);
-        if let Some(unknown) = context.keys().filter(|key| !known(key)).min() {
-            let name = quoted(unknown);
-            return Err(if unknown.starts_with(KUBELETS_PREFIX) {
-                Refusal::NotKubelets { name }
-            } else {
-                Refusal::UnknownAttribute { name }
-            });
+        let own = context.keys().filter(|key| !key.starts_with(KUBELETS));
+        if let Some(unknown) = own.filter(|key| !OURS.contains(&key.as_str())).min() {
+            return Err(Refusal::UnknownAttribute { name: quoted(unknown) });
         }
         let volume = Volume::new(
             request.volume_id,
@@ -217,8 +219,7 @@ const POD_NAMESPACE: &str = "csi.storage.k8s.io/pod.namespace";
 const POD_UID: &str = "csi.storage.k8s.io/pod.uid";
 const SERVICE_ACCOUNT: &str = "csi.storage.k8s.io/serviceAccount.name";
 const EPHEMERAL: &str = "csi.storage.k8s.io/ephemeral";
-const KUBELETS_PREFIX: &str = "csi.storage.k8s.io/";
-const KUBELETS: [&str; 5] = [POD_NAME, POD_NAMESPACE, POD_UID, SERVICE_ACCOUNT, EPHEMERAL];
+const KUBELETS: &str = "csi.storage.k8s.io/";
 const TOKENS: &str = "csi.storage.k8s.io/serviceAccount.tokens";
 /// Not `socket`: pilot-agent falls back to Istio's own CA when a file of that name does not answer.
 pub(super) const DEFAULT_SOCKET_NAME: &str = "ensign.sock";

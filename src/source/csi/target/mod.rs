@@ -88,6 +88,9 @@ impl Folders {
 
     /// Reads a target path.
     pub(super) fn target(&self, path: &str) -> Result<Target, Refusal> {
+        if path.is_empty() {
+            return Err(Refusal::Missing { field: "target_path" });
+        }
         let parts = || {
             let inner = path.strip_prefix(self.pods.to_str()?)?.strip_prefix('/')?;
             let parts: Vec<_> = inner.split('/').collect();

@@ -43,12 +43,18 @@ fn a_path_of_kubelet_is_read_and_written_alike() {
 #[test_case("/var/lib/kubelet/pods/UID/volumes/kubernetes.io~secret/v/mount"; "another kind")]
 #[test_case("/var/lib/kubelet/pods/UID/volumes/kubernetes.io~csi/v\0/mount"; "a zero byte")]
 #[test_case("/var/lib/kubelet/pods/UID/volumes/kubernetes.io~csi/v/mount\n"; "a line")]
-#[test_case(""; "nothing")]
 fn any_other_path_is_refused(path: &str) {
     let folders = Folders::new(Path::new("/var/lib/kubelet"));
     let refusal = folders.target(&path.replace("UID", UID)).unwrap_err();
     assert_eq!(refusal.reason(), "target");
     assert!(refusal.to_string().contains("--kubelet-dir"), "{refusal}");
+}
+
+#[test]
+fn no_path_at_all_is_no_matter_of_settings() {
+    let refusal = Folders::new(Path::new("/var/lib/kubelet")).target("").unwrap_err();
+    assert_eq!(refusal.reason(), "missing_field");
+    assert!(refusal.to_string().contains("target_path"), "{refusal}");
 }
 
 #[test]

@@ -210,6 +210,9 @@ impl Volumes {
     }
 
     async fn unpublish_to_the_end(&self, volume_id: &str, path: &str) -> Result<(), Refusal> {
+        if volume_id.is_empty() {
+            return Err(Refusal::Missing { field: "volume_id" });
+        }
         let target = self.folders.target(path)?;
         let published = self.table.take(&target)?;
         if let Some(published) = published {
