@@ -1,5 +1,5 @@
 //! `istio-ca-root-cert` and the ClusterTrustBundle on a real API server, written by the RA's account with the two
-//! modes of deploy/rbac.yaml that this needs.
+//! modes of deploy/optional/rbac.yaml that this needs.
 //!
 //! In this process, so that a test can change roots and leadership; the whole program is in `program`.
 
