@@ -27,9 +27,6 @@ NAMES   := --target all --prefix none --format {p}
 ONLY     = awk '$$1 == "$(1)" { wanted = 1 } $$1 == "$(2)" { other = 1 } END { if (!wanted || other) \
 	{ print "crypto provider: $(1) alone should be linked; wanted found: " wanted + 0 ", $(2) found: " other + 0; exit 1 } }'
 
-# Rendered from the chart's templates of the same names.
-MANIFESTS := ra.yaml rbac.yaml admission.yaml networkpolicy.yaml csidriver.yaml daemonset.yaml
-
 .PHONY: help setup tools kubernetes helm node manifests build image cluster cluster-down demo test test-image test-aws-lc-rs lint bench bench-node bench-kubernetes fmt
 
 help: ## List the commands
@@ -49,8 +46,11 @@ helm: ## Build the Helm that renders and tests the chart (some minutes, once per
 node: ## Install what the test bed's nodes need (containerd, runc, CNI plugins; needs root and apt-get, once per machine)
 	@testbed/tools/node.sh
 
+# Each from the chart's template of the same name, by a file of values: deploy/ is what the chart installs by its own.
 manifests: helm ## Render the plain manifests of deploy/ from the chart
-	@.tools/manifests deploy/chart deploy/manifests.yaml ensign-system deploy $(MANIFESTS)
+	@.tools/manifests deploy/chart deploy/chart/values.yaml ensign-system deploy admission.yaml csidriver.yaml rbac.yaml settings.yaml
+	@.tools/manifests deploy/chart deploy/chart-values/pods.yaml ensign-system deploy daemonset.yaml ra.yaml
+	@.tools/manifests deploy/chart deploy/chart-values/optional.yaml ensign-system deploy/optional admission.yaml networkpolicy.yaml rbac.yaml
 
 build: ## Build every program
 	$(CARGO) build $(LOCKED) --workspace --bins

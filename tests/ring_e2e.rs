@@ -38,6 +38,8 @@ mod lives;
 mod mesh;
 #[path = "ring_e2e/one_pod.rs"]
 mod one_pod;
+#[path = "ring_e2e/plain.rs"]
+mod plain;
 #[path = "ring_e2e/pod.rs"]
 mod pod;
 #[path = "ring_e2e/release.rs"]
@@ -46,6 +48,8 @@ mod release;
 mod republish;
 #[path = "ring_e2e/restarts.rs"]
 mod restarts;
+#[path = "ring_e2e/stage.rs"]
+mod stage;
 #[path = "ring_e2e/tokens.rs"]
 mod tokens;
 #[path = "ring_e2e/traces.rs"]

@@ -11,7 +11,7 @@ pub struct Args {
         long,
         env = "CA_ADDR",
         value_name = "HOST:PORT",
-        default_value = "ensign-ra.istio-system.svc:443"
+        default_value = "ensign-ra.ensign-system.svc:443"
     )]
     pub ca_addr: String,
 

@@ -111,7 +111,7 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!(config.rotation.ttl, Duration::from_hours(24));
     assert_eq!(config.rotation.schedule, Schedule::default());
     assert_eq!(fixed(config.clone()).key_type, KeyType::P256);
-    assert_eq!(config.ca.address.to_string(), "ensign-ra.istio-system.svc:443");
+    assert_eq!(config.ca.address.to_string(), "ensign-ra.ensign-system.svc:443");
     assert!(config.status_addr.ip().is_loopback());
     assert!(config.pins.is_empty() && config.rotation.default_signer.is_none());
 }

@@ -19,7 +19,7 @@ pub struct CaAddress {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
     /// It is not `host:port`.
-    #[error("CA address {0:?} is not host:port, for example ensign-ra.istio-system.svc:443")]
+    #[error("CA address {0:?} is not host:port, for example ensign-ra.ensign-system.svc:443")]
     NotHostPort(String),
     /// A URL.
     #[error("CA address {0:?} is a URL, expected host:port without a scheme: TLS is always used")]

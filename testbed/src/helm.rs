@@ -63,10 +63,9 @@ pub async fn template_text(namespace: &str, values: &Value) -> anyhow::Result<St
     text
 }
 
-/// Renders the plain manifests as `make manifests` does, into a folder.
-pub async fn plain_manifests(folder: &Path, names: &[&str]) -> anyhow::Result<()> {
+/// Renders plain manifests as `make manifests` does, into a folder: templates of these names, by a file of values.
+pub async fn plain_manifests(values: &Path, folder: &Path, names: &[&str]) -> anyhow::Result<()> {
     let mut command = Command::new(program("manifests")?);
-    let values = chart().with_file_name("manifests.yaml");
     command.arg(chart()).arg(values).arg("ensign-system").arg(folder);
     said(command.args(names)).await.map(drop)
 }

@@ -1,4 +1,4 @@
-//! What `deploy/admission.yaml` stops: each attack succeeds without it and fails with it, and what the RA and others do
+//! What `deploy/optional/admission.yaml` stops: each attack succeeds without it and fails with it, and what the RA and others do
 //! rightly goes on.
 
 use anyhow::{Context as _, ensure};
@@ -25,7 +25,7 @@ async fn each_attack_succeeds_without_the_policies_and_fails_with_them() -> Resu
         }
     }
 
-    let policies = Manifests::read("admission.yaml")?.moved(scene.places());
+    let policies = Manifests::read("optional/admission.yaml")?.moved(scene.places());
     policies.apply(&bed).await?;
     for attack in Attack::ALL {
         let policy = scene.places().cluster_wide(attack.stopped_by());

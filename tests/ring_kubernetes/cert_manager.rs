@@ -20,7 +20,7 @@ use crate::replica::{FOR_EVER, Installation, Replica, Wish, cert_manager_signer,
 
 type Result = anyhow::Result<()>;
 
-/// The ConfigMap that deploy/rbac.yaml lets the RA follow.
+/// The ConfigMap that deploy/optional/rbac.yaml lets the RA follow.
 const RUNTIME_ISSUER: &str = "ensign-ra-issuer";
 
 /// An external issuer of a test's own, and a replica that uses it.

@@ -103,7 +103,7 @@ async fn each_line_of_the_security_context_is_needed() -> Result {
 async fn the_policies_pass_the_type_check_of_the_server() -> Result {
     let bed = Cluster::start(ClusterOptions::default()).await?;
     let policies = Api::<ValidatingAdmissionPolicy>::all(bed.admin());
-    for object in Manifests::read("admission.yaml")?.apply(&bed).await? {
+    for object in Manifests::read("optional/admission.yaml")?.apply(&bed).await? {
         if object
             .types
             .is_none_or(|types| types.kind != "ValidatingAdmissionPolicy")

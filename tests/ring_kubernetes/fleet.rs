@@ -1,4 +1,4 @@
-//! Replicas of the RA as processes, in a namespace of their own and with the rights of `deploy/rbac.yaml`; behind them a signer
+//! Replicas of the RA as processes, in a namespace of their own and with the rights of `deploy/optional/rbac.yaml`; behind them a signer
 //! of the Kubernetes CSR API that is in the test's hand, before them pods with Istio's own agents.
 
 use std::collections::BTreeSet;
@@ -234,7 +234,7 @@ pub(crate) fn endpoints(replicas: &[&Ra]) -> Result<Endpoints> {
 
 /// The name of the one signer.
 pub(crate) const MESH: &str = "mesh";
-/// Of deploy/rbac.yaml.
+/// Of deploy/optional/rbac.yaml.
 const MODES: [&str; 5] = ["base", "pods", "service-accounts", "kubernetes-csr", "serving-secret"];
 const SERVING: &str = "ensign-ra-serving";
 /// The namespaces of a shared cluster are not ours to write to.

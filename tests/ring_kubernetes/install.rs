@@ -1,4 +1,4 @@
-//! Every command of docs/install.md, as a person types it, and what must have come of it.
+//! Every command of docs/install.md that needs no kubelet, as a person types it, and what must have come of it.
 //!
 //! The control plane, the scheduler and cert-manager are real, and so is kubectl. The pods of the Deployment are processes
 //! (`PodRunner`): the arguments, the environment, the ConfigMaps, the account and the probe are the pod's, the containers are not. What
@@ -28,6 +28,8 @@ const POLICY_PAGE: &str = include_str!("../../docs/policy.md");
 const CSR: &str = "With the Kubernetes CSR API";
 const CERT_MANAGER: &str = "With cert-manager, as istio-csr";
 const POLICY: &str = "With a policy file";
+/// Typed where there is a kubelet: `ring_e2e::plain`.
+const ON_NODES: [&str; 2] = ["Everything at once", "The agents"];
 const SETTINGS: &str = "Settings";
 const UPGRADE: &str = "Upgrade";
 const NOT_READY: &str = "When it is not ready";
@@ -244,7 +246,8 @@ async fn restarted_upgraded_and_back(stage: &Stage) -> Result {
 }
 
 async fn uninstalled(stage: &Stage) -> Result {
-    let [ours, rest] = stage.page.blocks(UNINSTALL)?;
+    let [in_use, ours, rest] = stage.page.blocks(UNINSTALL)?;
+    assert_eq!(stage.run(in_use).await?, "");
     stage.run(ours).await?;
     let namespaces = Api::<Namespace>::all(stage.bed.admin());
     assert!(namespaces.get_opt(OWN).await?.is_none());
@@ -287,25 +290,36 @@ async fn cert_manager_as_with_istio_csr_and_then_a_policy_file() -> Result {
 
 #[test]
 fn every_section_with_commands_is_run() {
-    let all = [CSR, CERT_MANAGER, POLICY, SETTINGS, UPGRADE, NOT_READY, UNINSTALL];
+    let [at_once, agents] = ON_NODES;
+    let all = [
+        at_once,
+        CSR,
+        CERT_MANAGER,
+        POLICY,
+        agents,
+        SETTINGS,
+        UPGRADE,
+        NOT_READY,
+        UNINSTALL,
+    ];
     assert_eq!(Page::parse(PAGE).sections(), all);
 }
 
-/// The ConfigMap `ensign-ra` of an example, and the modes of rbac.yaml that it names.
+/// The ConfigMap `ensign-ra` of an example, and the modes of optional/rbac.yaml that it names.
 fn example(name: &str) -> Result<(Value, String)> {
     let file = format!("examples/{name}");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(&file);
     let text = std::fs::read_to_string(&path).with_context(|| format!("no {}", path.display()))?;
     let modes = text
         .lines()
-        .find_map(|line| line.strip_prefix("# Rights: ")?.strip_suffix(" (rbac.yaml)."));
+        .find_map(|line| line.strip_prefix("# Rights: ")?.strip_suffix(" (optional/rbac.yaml)."));
     let data = Manifests::read(&file)?.object("ConfigMap", "ensign-ra")?.data["data"].clone();
     Ok((data, modes.context("it names no modes")?.to_owned()))
 }
 
 #[test]
 fn the_page_grants_the_modes_that_each_example_names() -> Result {
-    let known = Manifests::read("rbac.yaml")?.modes();
+    let known = Manifests::read("optional/rbac.yaml")?.modes();
     let page = Page::parse(PAGE);
     for (name, section) in [
         ("kubernetes-csr.yaml", CSR),

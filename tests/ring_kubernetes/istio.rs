@@ -51,10 +51,10 @@ pub(crate) async fn proxy_config(bed: &Access, namespace: &str, name: &str, sign
     .await
 }
 
-/// The RA's account, with what `deploy/rbac.yaml` gives it.
+/// The RA's account, with what `deploy/optional/rbac.yaml` gives it.
 pub(crate) async fn ra_kubeconfig(bed: &Access) -> anyhow::Result<String> {
     bed.namespace_named("ensign-system").await?;
     bed.service_account("ensign-system", "ensign-ra").await?;
-    bed.apply_yaml(include_str!("../../deploy/rbac.yaml")).await?;
+    bed.apply_yaml(include_str!("../../deploy/optional/rbac.yaml")).await?;
     bed.kubeconfig_of_service_account("ensign-system", "ensign-ra").await
 }

@@ -1,4 +1,4 @@
-//! The election and the count of replicas, with several candidates in this process and the rights to two Leases by name that deploy/rbac.yaml grants.
+//! The election and the count of replicas, with several candidates in this process and the rights to two Leases by name that deploy/optional/rbac.yaml grants.
 //!
 //! In this process because a replica's times are part of what is tested, and they are not for operators to set.
 

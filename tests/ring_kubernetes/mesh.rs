@@ -1,5 +1,5 @@
 //! Istio's configuration as it comes, changes, breaks and goes: the mesh ConfigMap and ProxyConfig objects of a real API
-//! server, read with the rights of deploy/rbac.yaml for it and no others.
+//! server, read with the rights of deploy/optional/rbac.yaml for it and no others.
 //!
 //! In clusters of their own: a CRD is there for all who share a cluster, and `istio-system` is one name.
 

@@ -1,4 +1,4 @@
-//! The whole RA as a process on a real cluster, with the rights of `deploy/rbac.yaml` and nothing more.
+//! The whole RA as a process on a real cluster, with the rights of `deploy/optional/rbac.yaml` and nothing more.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 

@@ -20,7 +20,7 @@ use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-/// Who an RA is in one test: an account with the rights that deploy/rbac.yaml grants for its signers, and an installation.
+/// Who an RA is in one test: an account with the rights that deploy/optional/rbac.yaml grants for its signers, and an installation.
 #[derive(Clone)]
 pub(crate) struct Installation {
     /// Its own namespace, too.

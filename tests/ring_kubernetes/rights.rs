@@ -1,4 +1,4 @@
-//! `deploy/rbac.yaml`: each right has a reason, works the way the RA uses it, and is granted once.
+//! `deploy/optional/rbac.yaml`: each right has a reason, works the way the RA uses it, and is granted once.
 //!
 //! Whoever adds a right adds the reason here. That it is the RA itself that needs it is shown by `rights_used`.
 
@@ -158,7 +158,7 @@ const OVERLAPPING: &str = "remote-clusters";
 #[test]
 fn each_right_has_a_reason() -> Result {
     let mut unexplained = BTreeSet::new();
-    for right in Manifests::read("rbac.yaml")?.rights()? {
+    for right in Manifests::read("optional/rbac.yaml")?.rights()? {
         unexplained.insert((right.mode, right.resource, right.verb));
     }
     for (mode, resource, verbs, reason) in REASONS {
@@ -176,7 +176,7 @@ fn each_right_has_a_reason() -> Result {
 
 #[test]
 fn no_right_is_wider_than_it_says() -> Result {
-    for right in Manifests::read("rbac.yaml")?.rights()? {
+    for right in Manifests::read("optional/rbac.yaml")?.rights()? {
         let texts = [&right.group, &right.resource, &right.verb];
         ensure!(!texts.iter().any(|text| text.contains('*')), "{right}");
         ensure!(!right.names.iter().any(|name| name.ends_with('*')), "{right}");
@@ -210,7 +210,7 @@ async fn each_right_is_enough_and_needed_for_what_the_ra_does_with_it() -> Resul
         own,
         istio,
     };
-    let rbac = Manifests::read("rbac.yaml")?;
+    let rbac = Manifests::read("optional/rbac.yaml")?;
     let (overlapping, others): (Vec<_>, Vec<_>) = rbac.modes().into_iter().partition(|mode| mode == OVERLAPPING);
     for modes in [others, overlapping] {
         let modes: Vec<_> = modes.iter().map(String::as_str).collect();

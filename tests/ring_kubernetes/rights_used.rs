@@ -1,4 +1,4 @@
-//! `deploy/rbac.yaml` against the RA itself: it makes a request for each right that it has, and none that it has no right to.
+//! `deploy/optional/rbac.yaml` against the RA itself: it makes a request for each right that it has, and none that it has no right to.
 //!
 //! The audit log of the API server tells. Together with `rights` (each request fails without its right) it follows that
 //! something of the RA fails without any one of them, and that whoever grants more fails here. Two runs come to all modes: one
@@ -130,7 +130,7 @@ async fn the_ra_uses_each_right_and_asks_for_nothing_else() -> Result {
     let refused = used.filter(|request| request.code == 403);
     ensure!(
         refused.0.is_empty(),
-        "it asks for what deploy/rbac.yaml does not grant:\n{refused:?}"
+        "it asks for what deploy/optional/rbac.yaml does not grant:\n{refused:?}"
     );
     bed.finish().await
 }
@@ -141,7 +141,7 @@ async fn until_used(
     mark: ensign_testbed::cluster::Mark,
     chosen: impl Fn(&Right) -> bool,
 ) -> Result<Requests> {
-    let rights = Manifests::read("rbac.yaml")?.rights()?;
+    let rights = Manifests::read("optional/rbac.yaml")?.rights()?;
     let user = rights.first().context("no rights")?.account.username();
     wait::until("the RA to use each of its rights", PATIENCE, async || {
         let requests = bed.audit().requests_by(&user).since(mark).await?;

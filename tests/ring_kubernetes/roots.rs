@@ -1,5 +1,5 @@
 //! Roots of a signer in objects of a real API server: what comes, changes, breaks and goes, as the RA's account with the
-//! rights of deploy/rbac.yaml.
+//! rights of deploy/optional/rbac.yaml.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! The serving certificate from a CA in a Secret that the replicas share, on a real API server, as the RA's account with
-//! the mode of deploy/rbac.yaml for that one Secret.
+//! the mode of deploy/optional/rbac.yaml for that one Secret.
 
 use std::{sync::Arc, time::Duration};
 
@@ -56,7 +56,7 @@ impl Replica {
         };
         let source = ServingSource::CaSecret {
             name: SECRET.to_owned(),
-            names: vec!["ensign-ra.istio-system.svc".to_owned()],
+            names: vec!["ensign-ra.ensign-system.svc".to_owned()],
             overlap,
         };
         let of = ServingHost {
@@ -94,7 +94,7 @@ impl Replica {
             .with_root_certificates(store)
             .with_no_client_auth();
         let (near, far) = duplex(64 * 1024);
-        let name = ServerName::try_from("ensign-ra.istio-system.svc")?;
+        let name = ServerName::try_from("ensign-ra.ensign-system.svc")?;
         let connect = TlsConnector::from(Arc::new(client)).connect(name, near);
         let accept = TlsAcceptor::from(Arc::clone(&self.config)).accept(far);
         let (connected, _) = tokio::join!(connect, accept);

@@ -1,4 +1,4 @@
-//! An RA as a process on the cluster of the bench, with the rights of `deploy/rbac.yaml` and nothing more.
+//! An RA as a process on the cluster of the bench, with the rights of `deploy/optional/rbac.yaml` and nothing more.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

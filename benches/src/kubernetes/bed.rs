@@ -1,6 +1,6 @@
 //! The cluster of the bench and what is in it: two installations of equal rights, two signers behind each API, workloads.
 //!
-//! One installation is the RA's, with `deploy/rbac.yaml` as it is. The other has the same rights under other names, for
+//! One installation is the RA's, with `deploy/optional/rbac.yaml` as it is. The other has the same rights under other names, for
 //! the client of the direct limit, so that the audit log tells the two apart and neither meets the other's objects.
 
 use std::path::PathBuf;
@@ -119,7 +119,7 @@ async fn install(cluster: &Cluster, own: &str, istio: &str) -> anyhow::Result<()
         signers: vec![INSTANT_NAME.to_owned(), cert_manager_name()],
         issuers: Vec::new(),
     };
-    let rbac = Manifests::read("rbac.yaml")?.of_modes(&MODES)?.moved(&places);
+    let rbac = Manifests::read("optional/rbac.yaml")?.of_modes(&MODES)?.moved(&places);
     rbac.apply(cluster).await?;
     for right in rbac.rights()? {
         right.wait_until(cluster, true).await.context("rbac.yaml")?;

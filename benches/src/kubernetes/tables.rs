@@ -15,7 +15,7 @@ pub(super) fn signers(scale: &Scale, apart: bool, rows: &[(&Signer, Vec<Level>)]
         "Signers behind the API server: cert-manager's CA issuer, and a controller of the test bed that answers at once. \
          Direct: a client without the RA, connected as the RA is, makes for each certificate a TokenReview, the object, its \
          approval (CSR API only) and its deletion, and hears of the certificate by one shared watch. RA: the same certificates \
-         asked of the RA's own process over TLS 1.3, with the rights of `deploy/rbac.yaml`, each logged and checked. {} rounds \
+         asked of the RA's own process over TLS 1.3, with the rights of `deploy/optional/rbac.yaml`, each logged and checked. {} rounds \
          of each in turns; rates are medians of rounds, the ratio is the median of pairs, percentiles are of all. API requests: \
          by the audit log, deletions included. CPU of the control plane: of etcd, API server, controller manager, cert-manager and its \
          webhook; the instant signer is not in it. {}",

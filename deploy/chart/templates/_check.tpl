@@ -23,6 +23,9 @@
 {{- if and (has "issuer-reference" .Values.rbac.modes) (not .Values.rbac.issuers) }}
 {{- $wrong = append $wrong "rbac.modes: issuer-reference without a name would be for every issuer of app.certmanager.namespace; name them in rbac.issuers" }}
 {{- end }}
+{{- if hasKey $ra.config "ENSIGN_RA_DRAIN_TIMEOUT" }}
+{{- $wrong = append $wrong "ra.config.ENSIGN_RA_DRAIN_TIMEOUT: kubelet must know it, too; use ra.drainTimeoutSeconds" }}
+{{- end }}
 {{- if $ra.existingConfigMap }}
 {{- if or $ra.config $ra.policy $ra.roots }}
 {{- $wrong = append $wrong "ra.existingConfigMap: it holds all settings of the RA; move ra.config there, and ra.policy and ra.roots to ConfigMaps of your own (docs/install.md)" }}
@@ -55,12 +58,15 @@
 {{- if not (or $ra.enabled $agent.existingConfigMap (get $agent.config "CA_ADDR")) }}
 {{- $wrong = append $wrong "agent.config.CA_ADDR: with ra.enabled=false it must name the authority, such as istiod.istio-system.svc:15012" }}
 {{- end }}
+{{- if and .Values.networkPolicy.enabled (include "ensign.authorityElsewhere" .) (not .Values.networkPolicy.authorityPorts) }}
+{{- $wrong = append $wrong "networkPolicy.authorityPorts: agent.config.CA_ADDR, agent.existingConfigMap or ra.enabled=false says whom the agents ask, and a policy matches the port of that authority's pods, which no address tells; name it, such as 15012 for istiod, 6443 for istio-csr or an RA of ours" }}
+{{- end }}
 {{- range $name := list "TRUST_DOMAIN" "ISTIO_META_CLUSTER_ID" }}
 {{- if hasKey $agent.config $name }}
 {{- $wrong = append $wrong (printf "agent.config.%s: RA and agent must agree on it; use %s" $name (ternary "app.tls.trustDomain" "app.server.clusterID" (eq $name "TRUST_DOMAIN"))) }}
 {{- end }}
 {{- end }}
-{{- $values := dict "ENSIGN_TOKEN_AUDIENCE" "agent.csi.tokenAudience" "ENSIGN_KUBELET_DIR" "agent.kubeletDir" "ENSIGN_LOG_FORMAT" "agent.logFormat" }}
+{{- $values := dict "ENSIGN_TOKEN_AUDIENCE" "agent.csi.tokenAudience" "ENSIGN_KUBELET_DIR" "agent.kubeletDir" "ENSIGN_LOG_FORMAT" "agent.logFormat" "ENSIGN_DRAIN_TIMEOUT" "agent.drainTimeoutSeconds" }}
 {{- range $name, $value := $values }}
 {{- if hasKey $agent.config $name }}
 {{- $wrong = append $wrong (printf "agent.config.%s: more than the agent must know it; use %s" $name $value) }}

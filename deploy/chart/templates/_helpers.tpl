@@ -102,3 +102,21 @@
 {{- end }}
 {{- printf " %s " (join " " $modes) }}
 {{- end -}}
+
+{{/* Whether somebody else than this release's RA may be the agents' authority: only whoever set it knows its pods. */}}
+{{- define "ensign.authorityElsewhere" -}}
+{{- if or (not .Values.ra.enabled) .Values.agent.existingConfigMap (get .Values.agent.config "CA_ADDR") }}true{{ end }}
+{{- end -}}
+
+{{/* Egress to the cluster's DNS, in a NetworkPolicy: a policy sees the port of its pods, not the Service's. */}}
+{{- define "ensign.dnsRule" -}}
+{{- $openshift := eq .Values.global.platform "openshift" }}
+{{- if $openshift }}  # Those of OpenShift listen on 5353.
+{{ end }}  - ports:
+{{- range $port := ternary (list 53 5353) (list 53) $openshift }}
+    - port: {{ $port }}
+      protocol: UDP
+    - port: {{ $port }}
+      protocol: TCP
+{{- end }}
+{{- end -}}

@@ -31,6 +31,9 @@
 {{- if ne .Values.agent.csi.tokenAudience "istio-ca" }}
 {{- $_ := set $data "TOKEN_AUDIENCES" .Values.agent.csi.tokenAudience }}
 {{- end }}
+{{- if and $app.controller.configmapNamespaceSelector .Values.agent.enabled }}
+{{- $_ := set $data "ENSIGN_RA_AGENT_NAMESPACE" (include "ensign.agentNamespace" .) }}
+{{- end }}
 {{- /* A policy file and Istio's configuration may say it themselves. */ -}}
 {{- if or (include "ensign.oneIssuer" .) (ne $app.tls.trustDomain "cluster.local") }}
 {{- $_ := set $data "ENSIGN_RA_TRUST_DOMAIN" $app.tls.trustDomain }}

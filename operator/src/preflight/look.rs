@@ -82,7 +82,7 @@ fn agents(object: DaemonSet, namespace: String, spec: &PodSpec, settings: &Setti
         return Err(why.to_owned());
     }
     let status = object.status.unwrap_or_default();
-    let address = settings.value("ca-addr", "CA_ADDR", "ensign-ra.istio-system.svc:443");
+    let address = settings.value("ca-addr", "CA_ADDR", "ensign-ra.ensign-system.svc:443");
     let split = address
         .rsplit_once(':')
         .and_then(|(host, port)| Some((host, port.parse().ok()?)));

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use ensign_daemon::settings::Checker;
 
+use super::values::label;
 use crate::distribution::DistributionConfig;
 
 /// Distribution, and what joins the roots of our own.
@@ -24,6 +25,9 @@ pub(super) struct DistributionArgs {
     /// Label selector of those namespaces, in Kubernetes' grammar; unset: all
     #[arg(long, env = "ENSIGN_RA_CONFIGMAP_NAMESPACE_SELECTOR", value_name = "SELECTOR")]
     configmap_namespace_selector: Option<String>,
+    /// Namespace of the agents: it gets them whatever the selector says, for an agent without roots asks nobody
+    #[arg(long, env = "ENSIGN_RA_AGENT_NAMESPACE", value_name = "NAMESPACE")]
+    agent_namespace: Option<String>,
     /// A ClusterTrustBundle with the same roots; Istio reads `istio.io:istiod-ca:root-cert`
     #[arg(long, env = "ENSIGN_RA_CLUSTER_TRUST_BUNDLE", value_name = "NAME")]
     cluster_trust_bundle: Option<String>,
@@ -48,6 +52,10 @@ impl DistributionArgs {
                 .map(Some),
             None => Some(None),
         };
+        let agents = match self.agent_namespace.as_deref().filter(|name| !name.is_empty()) {
+            Some(name) => label(c, "agent_namespace", name).map(Some),
+            None => Some(None),
+        };
         Some(RootsConfig {
             distribution: DistributionConfig {
                 config_maps: config_maps?,
@@ -55,6 +63,7 @@ impl DistributionArgs {
                     .configmap_namespace_selector
                     .clone()
                     .filter(|text| !text.trim().is_empty()),
+                agents: agents?,
                 bundle: bundle?,
             },
             extra: self.extra_roots_file.as_ref().map(PathBuf::from),

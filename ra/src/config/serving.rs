@@ -70,7 +70,7 @@ pub(super) struct ServingArgs {
         long,
         visible_alias = "serving-certificate-dns-names",
         env = "ENSIGN_RA_SERVING_DNS_NAMES",
-        default_value = "istiod.istio-system.svc,ensign-ra.istio-system.svc,localhost",
+        default_value = "istiod.istio-system.svc,ensign-ra.ensign-system.svc,localhost",
         value_name = "LIST",
         value_delimiter = ','
     )]

@@ -2,7 +2,7 @@
 //!
 //! Owns what is written: the roots of the RA's serving certificate and of istiod's, old ones until they expire
 //! ([`history`]), and nothing of any workload's signer, whose roots travel in replies only. Owns where: the namespaces
-//! that the operator selects, and perhaps one ClusterTrustBundle. Promises that what is missing, wrong or old is put
+//! that the operator selects, that of the agents, and perhaps one ClusterTrustBundle. Promises that what is missing, wrong or old is put
 //! right, that other keys of an object are left alone, that writes are paced, and that another writer is named and not
 //! fought ([`plan`]). Only the leader works here; that nobody does stops neither signing nor readiness. An object in a
 //! namespace that is no longer selected stays: taking roots from running pods would cut them off.
@@ -43,6 +43,8 @@ pub struct DistributionConfig {
     pub config_maps: bool,
     /// Label selector of those namespaces, in Kubernetes' own grammar; all of them without it.
     pub selector: Option<String>,
+    /// A namespace that gets them whatever the selector says: without roots its agents would ask nobody.
+    pub agents: Option<String>,
     /// A ClusterTrustBundle with the same roots.
     pub bundle: Option<BundleName>,
 }

@@ -33,6 +33,8 @@ pub(super) struct Worker {
     watches: JoinSet<()>,
     watched: Watches,
     namespaces: Arc<Store<Namespace, Place>>,
+    /// That of the agents, where a selector may leave it out.
+    agents: Arc<Store<Namespace, Place>>,
     config_maps: Arc<Store<ConfigMap, Held>>,
     bundles: Arc<Store<ClusterTrustBundle, Held>>,
     histories: Arc<Store<ConfigMap, History>>,
@@ -53,6 +55,7 @@ pub(super) struct Worker {
 struct Watches {
     history: Option<Watched>,
     namespaces: Option<Watched>,
+    agents: Option<Watched>,
     config_maps: Option<Watched>,
     bundles: Option<Watched>,
 }
@@ -79,6 +82,7 @@ impl Worker {
             watches: JoinSet::new(),
             watched: Watches::default(),
             namespaces: Arc::new(Store::keeping(Place::of)),
+            agents: Arc::new(Store::keeping(Place::of)),
             config_maps: Arc::new(Store::keeping(Held::of_config_map)),
             bundles: Arc::new(Store::keeping(Held::of_bundle)),
             histories: Arc::new(Store::keeping(History::of)),
@@ -102,6 +106,7 @@ impl Worker {
         }
         let mut changes = [
             self.namespaces.changes(),
+            self.agents.changes(),
             self.config_maps.changes(),
             self.bundles.changes(),
             self.histories.changes(),
@@ -111,12 +116,13 @@ impl Worker {
                 one.mark_unchanged();
             }
             let next = self.round().await;
-            let [namespaces, config_maps, bundles, histories] = &mut changes;
+            let [namespaces, agents, config_maps, bundles, histories] = &mut changes;
             tokio::select! {
                 () = sleep_until(next) => {}
                 // Whatever changed, after a moment in which more may.
                 () = async { tokio::select! {
                     _ = namespaces.changed() => {}
+                    _ = agents.changed() => {}
                     _ = config_maps.changed() => {}
                     _ = bundles.changed() => {}
                     _ = histories.changed() => {}
@@ -137,7 +143,11 @@ impl Worker {
                 None => watcher::Config::default(),
             };
             let all = Api::<Namespace>::all(client.clone());
-            self.watched.namespaces = Some(self.watch("namespaces", all, config, Arc::clone(&self.namespaces)));
+            self.watched.namespaces = Some(self.watch("namespaces", all.clone(), config, Arc::clone(&self.namespaces)));
+            if let (Some(_), Some(agents)) = (&self.parts.config.selector, &self.parts.config.agents) {
+                let config = named(agents);
+                self.watched.agents = Some(self.watch("agents' namespace", all, config, Arc::clone(&self.agents)));
+            }
             let all = Api::<ConfigMap>::all(client.clone());
             self.watched.config_maps = Some(self.watch(NAME, all, named(NAME), Arc::clone(&self.config_maps)));
         }
@@ -266,7 +276,11 @@ impl Worker {
     /// What is due, and when more will be.
     fn look(&mut self, content: &Content) -> (Vec<Due>, Option<Instant>) {
         let both = is_complete(self.watched.namespaces.as_ref()) && is_complete(self.watched.config_maps.as_ref());
-        let namespaces = if both { self.namespaces.all() } else { Vec::new() };
+        let mut namespaces = if both { self.namespaces.all() } else { Vec::new() };
+        if both && is_complete(self.watched.agents.as_ref()) {
+            let selected: Vec<_> = namespaces.iter().map(|(key, _)| key.clone()).collect();
+            namespaces.extend(self.agents.all().into_iter().filter(|(key, _)| !selected.contains(key)));
+        }
         let selected = namespaces
             .iter()
             .filter(|(key, place)| !place.terminating && !SKIPPED.contains(&key.name.as_str()));

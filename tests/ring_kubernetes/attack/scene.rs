@@ -62,7 +62,7 @@ impl<'a> Scene<'a> {
         access.service_account(&istio, "istiod").await?;
         access.service_account(&foreign, "eve").await?;
         access.apply_yaml(&rights_of_eve(&foreign)).await?;
-        let modes = Manifests::read("rbac.yaml")?.modes();
+        let modes = Manifests::read("optional/rbac.yaml")?.modes();
         let modes: Vec<_> = modes.iter().map(String::as_str).collect();
         let account = places.grant(access, &modes).await?;
         let as_account = async |namespace: &str, name: &str| {

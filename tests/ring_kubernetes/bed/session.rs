@@ -67,7 +67,7 @@ async fn a_person_gets_a_cluster_with_three_issuers_and_ends_it_from_elsewhere()
     Ok(())
 }
 
-/// What a person would type, from a script: our RA is there with the rights of deploy/rbac.yaml, and Envoys of foo and bar have
+/// What a person would type, from a script: our RA is there with the rights of deploy/optional/rbac.yaml, and Envoys of foo and bar have
 /// certificates that it issued; foo talks to foo, and not to bar.
 #[tokio::test]
 async fn a_script_in_its_shell_meets_workloads_of_two_signers() -> anyhow::Result<()> {

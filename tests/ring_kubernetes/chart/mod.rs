@@ -1,8 +1,10 @@
 //! The chart of `deploy/chart`: what fits and what is refused, what is rendered and what a real API server, the programs
 //! and Helm itself make of it.
 
+mod depends;
 mod documented;
 mod injection;
+mod network;
 mod objects;
 mod plain;
 mod programs;

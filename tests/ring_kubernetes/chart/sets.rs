@@ -74,6 +74,7 @@ pub(super) fn policy() -> Value {
         "app": {
             "certmanager": { "issuer": { "enabled": false } },
             "server": { "caTrustedNodeAccounts": "istio-system/ztunnel" },
+            "controller": { "configmapNamespaceSelector": "mesh=yes" },
         },
         "ra": {
             "policy": "apiVersion: ensign.mesh/v1\ntrustDomain: example.org\n",
@@ -96,7 +97,7 @@ pub(super) fn policy() -> Value {
             "namespace": { "name": "", "create": false },
             "csi": { "tokenExpirationSeconds": 600, "tokenAudience": "mesh" },
             "kubeletDir": "/data/kubelet", "updateStrategy": { "type": "OnDelete" },
-            "resourceQuota": { "enabled": true, "pods": 7 },
+            "resourceQuota": { "enabled": true, "pods": 7 }, "drainTimeoutSeconds": 30,
             "config": { "SECRET_TTL": "12h" },
             "podMonitor": { "enabled": true, "labels": { "team": "mesh" } },
             "podLabels": { "c": "3" }, "podAnnotations": { "d": "4" }, "seLinuxOptions": { "level": "s0" },
@@ -128,7 +129,7 @@ pub(super) fn agent_only() -> Value {
             "image": { "repository": "registry.example/agent", "digest": format!("sha256:{}", "1".repeat(64)) },
             "updateStrategy": { "rollingUpdate": { "maxSurge": "10%" } },
         },
-        "networkPolicy": { "enabled": true },
+        "networkPolicy": { "enabled": true, "authorityPorts": [15012] },
     })
 }
 

@@ -174,6 +174,7 @@ pub(super) fn config_maps_only(selector: Option<&str>) -> DistributionConfig {
     DistributionConfig {
         config_maps: true,
         selector: selector.map(str::to_owned),
+        agents: None,
         bundle: None,
     }
 }

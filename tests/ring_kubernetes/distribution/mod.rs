@@ -1,5 +1,5 @@
 //! `istio-ca-root-cert` and the ClusterTrustBundle on a real API server, written by the RA's account with the two
-//! modes of deploy/rbac.yaml that this needs.
+//! modes of deploy/optional/rbac.yaml that this needs.
 //!
 //! In this process, so that a test can change roots and leadership; the whole program is in `program`.
 
@@ -208,6 +208,40 @@ async fn a_namespace_that_ends_gets_nothing_and_delays_nobody() -> Result {
     bed.cluster.finish().await
 }
 
+/// An agent without roots asks nobody, so that a selector which leaves its namespace out would stop all of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_namespace_of_the_agents_gets_the_roots_whatever_the_selector_says() -> Result {
+    let bed = Bed::start().await?;
+    let mesh = bed.namespace_with("mesh", json!({"mesh": "yes"})).await?;
+    let none = bed.namespace_with("none", json!({})).await?;
+    let config = DistributionConfig {
+        agents: Some("ensign-node".to_owned()),
+        ..config_maps_only(Some("mesh=yes"))
+    };
+    let roots = root("a");
+    let leader = bed.leader(config, &roots).await?;
+    bed.holds(&mesh, &[&roots]).await?;
+    // It comes after the leader, and is selected by its labels, too, later.
+    bed.cluster.namespace_named("ensign-node").await?;
+    bed.holds("ensign-node", &[&roots]).await?;
+    let selected = json!({"metadata": {"labels": {"mesh": "yes"}}});
+    Api::<Namespace>::all(bed.cluster.admin())
+        .patch("ensign-node", &PatchParams::default(), &Patch::Merge(selected))
+        .await?;
+    let second = root("b");
+    leader.rotate(&second);
+    bed.holds("ensign-node", &[&roots, &second]).await?;
+    until("each to be counted once", PATIENCE, async || {
+        let metrics = leader.metrics();
+        anyhow::ensure!(metrics.contains("distribution_targets 2"), "{metrics}");
+        Ok(())
+    })
+    .await?;
+    assert!(bed.config_maps(&none).get_opt(NAME).await?.is_none());
+    leader.stop().await?;
+    bed.cluster.finish().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn another_writer_is_named_and_not_fought() -> Result {
     let bed = Bed::start().await?;
@@ -251,6 +285,7 @@ async fn a_cluster_trust_bundle_holds_the_same_roots() -> Result {
     let config = DistributionConfig {
         config_maps: false,
         selector: None,
+        agents: None,
         bundle: Some(BUNDLE.parse()?),
     };
     distribution::check(&config, &bed.home().await?).await?;

@@ -154,14 +154,17 @@ fn roots_and_leader() {
         "--configmap-namespace-selector= ",
         "--cluster-trust-bundle=istio.io:istiod-ca:root-cert",
         "--extra-roots-file=/r",
+        "--agent-namespace=ensign-node",
         "--leader-election-namespace=ensign",
         "--leader-election-lease=istio-csr",
     ])
     .unwrap();
     let distribution = config.roots.distribution;
     assert!(!distribution.config_maps && distribution.selector.is_none() && distribution.bundle.is_some());
+    assert_eq!(distribution.agents.as_deref(), Some("ensign-node"));
     assert_eq!(config.leader.lease.as_deref(), Some("istio-csr"));
     for wrong in [
+        "--agent-namespace=a.b",
         "--root-configmaps=yes",
         "--cluster-trust-bundle=a:b",
         "--leader-election-namespace=A",

@@ -30,7 +30,7 @@ fn own_ca(folder: &Path) -> ServingSource {
     ServingSource::OwnCa {
         dir: folder.join("serving"),
         names: vec![
-            "ensign-ra.istio-system.svc".to_owned(),
+            "ensign-ra.ensign-system.svc".to_owned(),
             "localhost".to_owned(),
             "127.0.0.1".to_owned(),
         ],
@@ -110,7 +110,7 @@ async fn an_agent_that_reads_the_root_file_trusts_each_name() {
     let serving = open(own_ca(folder.path()), &host).await;
     let address = listen(&serving, TlsLimits::default(), &host).await;
     let root = std::fs::read(folder.path().join("ra-root.pem")).unwrap();
-    for name in ["ensign-ra.istio-system.svc", "localhost", "127.0.0.1"] {
+    for name in ["ensign-ra.ensign-system.svc", "localhost", "127.0.0.1"] {
         connect(address, &root, name).await.unwrap();
     }
     assert!(connect(address, &root, "elsewhere").await.is_err());

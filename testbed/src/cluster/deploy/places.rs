@@ -56,14 +56,14 @@ impl Places {
         }
     }
 
-    /// Gives the RA's account what rbac.yaml grants for some modes, in addition to what it has; makes it if it is not there.
+    /// Gives the RA's account what optional/rbac.yaml grants for some modes, in addition to what it has; makes it if it is not there.
     /// Comes back once the API server agrees.
     pub async fn grant(&self, access: &Access, modes: &[&str]) -> anyhow::Result<RaAccount> {
         let object = json!({
             "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": ACCOUNT, "namespace": self.own },
         });
         access.apply_yaml(&object.to_string()).await?;
-        let rbac = Manifests::read("rbac.yaml")?.of_modes(modes)?.moved(self);
+        let rbac = Manifests::read("optional/rbac.yaml")?.of_modes(modes)?.moved(self);
         rbac.apply(access).await?;
         for right in rbac.rights()? {
             right.wait_until(access, true).await?;
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn nothing_of_the_original_place_is_left() {
-        for file in ["ra.yaml", "rbac.yaml", "admission.yaml"] {
+        for file in ["ra.yaml", "optional/rbac.yaml", "optional/admission.yaml"] {
             for object in Manifests::read(file).unwrap().moved(&places()).objects() {
                 let text = serde_json::to_string(object).unwrap();
                 assert!(!text.contains(OWN) && !text.contains(ISTIO), "{text}");
@@ -197,7 +197,9 @@ mod tests {
 
     #[test]
     fn no_signer_is_not_every_signer() {
-        let rbac = Manifests::read("rbac.yaml").unwrap().moved(&Places::in_one("own-1"));
+        let rbac = Manifests::read("optional/rbac.yaml")
+            .unwrap()
+            .moved(&Places::in_one("own-1"));
         let rights = rbac.rights().unwrap();
         let of_signers = rights.iter().filter(|right| right.resource == "signers");
         let verbs: Vec<_> = of_signers.map(|right| &*right.verb).collect();
@@ -206,7 +208,7 @@ mod tests {
 
     #[test]
     fn the_test_says_which_signers_and_issuers() {
-        let rbac = Manifests::read("rbac.yaml").unwrap().moved(&places());
+        let rbac = Manifests::read("optional/rbac.yaml").unwrap().moved(&places());
         let csr = rbac.object("ClusterRole", "ensign-ra-kubernetes-csr.own-1").unwrap();
         assert!(csr.data["rules"].to_string().contains("io/one\"]"), "{}", csr.data);
         let reference = rbac.object("Role", "ensign-ra-issuer-reference").unwrap();

@@ -1,7 +1,7 @@
 //! What a person finds in `make cluster`: the RA installed as docs/install.md does it with the Kubernetes CSR API, and workloads of
 //! foo and bar whose Envoys have their certificates from it.
 //!
-//! The RA's pods are processes ([`PodRunner`]), with the rights of deploy/rbac.yaml. It is ended in order, so that nothing
+//! The RA's pods are processes ([`PodRunner`]), with the rights of deploy/optional/rbac.yaml. It is ended in order, so that nothing
 //! is left behind whenever it was interrupted: hold it outside of whatever may be dropped.
 
 mod residents;
@@ -149,8 +149,8 @@ async fn install(access: &Access) -> anyhow::Result<Vec<DynamicObject>> {
     let mut applied = Vec::new();
     for manifests in [
         Manifests::read("ra.yaml")?,
-        Manifests::read("rbac.yaml")?.of_modes(&MODES)?,
-        Manifests::read("admission.yaml")?,
+        Manifests::read("optional/rbac.yaml")?.of_modes(&MODES)?,
+        Manifests::read("optional/admission.yaml")?,
         Manifests::read("examples/kubernetes-csr.yaml")?,
     ] {
         applied.extend(manifests.apply(access).await?);
