@@ -49,7 +49,7 @@ fn registered(files: &[File]) -> BTreeSet<String> {
         {
             continue;
         }
-        let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let text = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default();
         let after = text.split(".register(").skip(1).map(str::trim_start);
         names.extend(
             after
