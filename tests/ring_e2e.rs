@@ -14,6 +14,8 @@ mod alone;
 mod apart;
 #[path = "ring_e2e/attacks/mod.rs"]
 mod attacks;
+#[path = "ring_e2e/choice.rs"]
+mod choice;
 #[path = "ring_e2e/churn.rs"]
 mod churn;
 #[path = "ring_e2e/disasters.rs"]
