@@ -12,6 +12,8 @@ mod agents;
 mod alone;
 #[path = "ring_e2e/apart.rs"]
 mod apart;
+#[path = "ring_e2e/asked.rs"]
+mod asked;
 #[path = "ring_e2e/attacks/mod.rs"]
 mod attacks;
 #[path = "ring_e2e/choice.rs"]
@@ -52,6 +54,8 @@ mod restarts;
 mod tokens;
 #[path = "ring_e2e/traces.rs"]
 mod traces;
+#[path = "ring_e2e/traffic.rs"]
+mod traffic;
 #[path = "ring_e2e/uninstall.rs"]
 mod uninstall;
 #[path = "ring_e2e/upgrade.rs"]
