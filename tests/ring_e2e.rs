@@ -50,6 +50,8 @@ mod release;
 mod republish;
 #[path = "ring_e2e/restarts.rs"]
 mod restarts;
+#[path = "ring_e2e/surge.rs"]
+mod surge;
 #[path = "ring_e2e/tokens.rs"]
 mod tokens;
 #[path = "ring_e2e/traces.rs"]
