@@ -12,8 +12,12 @@ mod agents;
 mod alone;
 #[path = "ring_e2e/apart.rs"]
 mod apart;
+#[path = "ring_e2e/asked.rs"]
+mod asked;
 #[path = "ring_e2e/attacks/mod.rs"]
 mod attacks;
+#[path = "ring_e2e/choice.rs"]
+mod choice;
 #[path = "ring_e2e/churn.rs"]
 mod churn;
 #[path = "ring_e2e/disasters.rs"]
@@ -50,10 +54,14 @@ mod republish;
 mod restarts;
 #[path = "ring_e2e/stage.rs"]
 mod stage;
+#[path = "ring_e2e/surge.rs"]
+mod surge;
 #[path = "ring_e2e/tokens.rs"]
 mod tokens;
 #[path = "ring_e2e/traces.rs"]
 mod traces;
+#[path = "ring_e2e/traffic.rs"]
+mod traffic;
 #[path = "ring_e2e/unfenced.rs"]
 mod unfenced;
 #[path = "ring_e2e/uninstall.rs"]

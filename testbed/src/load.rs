@@ -4,7 +4,7 @@
 //! The report says what every request met: success or the first failure's text, and which certificates both sides
 //! showed on the wire. A failed request is never repeated.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use http::{HeaderMap, Method};
@@ -46,13 +46,18 @@ pub struct Report {
 }
 
 impl Load {
-    /// Starts `workers` workers towards a plain port.
+    /// Starts `workers` workers towards a plain port, as fast as they can.
     pub fn start(target: SocketAddr, workers: usize) -> Self {
+        Self::paced(target, workers, Duration::ZERO)
+    }
+
+    /// The same with a pause of each worker after each request, for load that goes on for minutes beside other work.
+    pub fn paced(target: SocketAddr, workers: usize, pause: Duration) -> Self {
         let stop = CancellationToken::new();
         let report = Arc::<Mutex<Report>>::default();
         let mut tasks = JoinSet::new();
         for _ in 0..workers {
-            tasks.spawn(work(target, stop.clone(), Arc::clone(&report)));
+            tasks.spawn(work(target, pause, stop.clone(), Arc::clone(&report)));
         }
         Self {
             stop,
@@ -74,18 +79,16 @@ impl Load {
     }
 }
 
-async fn work(target: SocketAddr, stop: CancellationToken, report: Arc<Mutex<Report>>) {
+async fn work(target: SocketAddr, pause: Duration, stop: CancellationToken, report: Arc<Mutex<Report>>) {
     let mut connection = None;
     while !stop.is_cancelled() {
         let headers = request(target, &mut connection).await;
-        let mut report = report.lock();
-        match headers {
-            Ok(headers) => report.succeeded(&headers),
-            Err(error) => {
-                report.failed += 1;
-                report.first_failure.get_or_insert_with(|| format!("{error:#}"));
-                connection = None;
-            }
+        report.lock().met(&headers);
+        if headers.is_err() {
+            connection = None;
+        }
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
         }
     }
 }
@@ -103,6 +106,16 @@ async fn request(target: SocketAddr, connection: &mut Option<Connection>) -> any
 // === impl Report ===
 
 impl Report {
+    fn met(&mut self, outcome: &anyhow::Result<HeaderMap>) {
+        match outcome {
+            Ok(headers) => self.succeeded(headers),
+            Err(error) => {
+                self.failed += 1;
+                self.first_failure.get_or_insert_with(|| format!("{error:#}"));
+            }
+        }
+    }
+
     fn succeeded(&mut self, headers: &HeaderMap) {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("-");
         self.ok += 1;

@@ -1,5 +1,5 @@
 //! No agent on the node for so long that kubelet has tried many times and waits as long as it ever does: what was there comes
-//! back, what waited is served, what went meanwhile is cleared away.
+//! back, what waited is served, what went meanwhile is cleared away, and pods that talk notice nothing.
 //!
 //! Minutes of it are waiting, so this runs beside other tests (`.config/nextest.toml`).
 
@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::agents::{Holder, agents, change};
 use crate::alone::Alone;
+use crate::traffic::Traffic;
 
 /// Longer than kubelet waits between two tries at most, which is some two minutes.
 const ABSENCE: Duration = Duration::from_mins(5);
@@ -23,6 +24,7 @@ async fn pods_come_and_go_while_the_agent_is_away_and_are_made_up_for() -> anyho
     let stays = Holder::start(&alone, &place, "stays").await?;
     let goes = Holder::start(&alone, &place, "goes").await?;
     let issued = alone.issued(&place);
+    let traffic = Traffic::alone(&alone).await?;
     let nowhere = |value| json!({ "spec": { "nodeSelector": { "ensign.mesh/nowhere": value } } });
     change(&alone, nowhere(json!("true"))).await?;
     until("the agent to go", PATIENCE, async || {
@@ -38,6 +40,7 @@ async fn pods_come_and_go_while_the_agent_is_away_and_are_made_up_for() -> anyho
     let said = alone.event(&place, "waits", "FailedMount").await?;
     ensure!(said.contains("csi.ensign.mesh"), "{said}");
     tokio::time::sleep(ABSENCE).await;
+    traffic.flows("without an agent")?;
 
     change(&alone, nowhere(json!(null))).await?;
     alone.agent_ready().await?;
@@ -52,6 +55,7 @@ async fn pods_come_and_go_while_the_agent_is_away_and_are_made_up_for() -> anyho
     let more = alone.issued(&place) - issued;
     ensure!(more == 1, "{more} certificates for one new pod");
     let volumes = alone.metrics().await?.sum("ensign_agent_csi_volumes", &[]);
-    ensure!(volumes == Some(2.0), "{volumes:?} volumes");
+    ensure!(volumes == Some(4.0), "{volumes:?} volumes");
+    traffic.finish(|place| alone.issued(place)).await?;
     alone.finish().await
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
 use ensign_testbed::cluster::{Cluster, ClusterOptions};
+use ensign_testbed::envoy::EnvoySpec;
 use ensign_testbed::folder::Folder;
 use ensign_testbed::node::{Images, Network, Node, NodeAccess, Relay};
 use ensign_testbed::process::{Program, Spec, own_binary};
@@ -18,7 +19,7 @@ use kube::api::{ListParams, PostParams};
 use serde_json::{Value, json};
 
 use crate::pod::{self, address, condition};
-use crate::workload::Workload;
+use crate::workload::{Proxy, SOCKET, Workload};
 
 /// Where the agents run.
 pub(crate) const PLACE: &str = "ensign-node";
@@ -165,6 +166,12 @@ impl Alone {
         })
     }
 
+    /// The root of a signer, as it is in the RA's folder.
+    pub(crate) fn root_of(&self, signer: &str) -> anyhow::Result<String> {
+        let path = self.folder.join(&format!("ca-{signer}")).join("root-cert.pem");
+        std::fs::read_to_string(&path).with_context(|| format!("no {}", path.display()))
+    }
+
     /// The series of the first node's agent.
     pub(crate) async fn metrics(&self) -> anyhow::Result<Metrics> {
         Metrics::scrape(address(&self.agent_ready().await?, 9402)?).await
@@ -201,6 +208,21 @@ impl Alone {
     pub(crate) async fn running(&self, namespace: &str, name: &str) -> anyhow::Result<Pod> {
         let pod = pod::running(&self.pods(namespace), name).await;
         pod.with_context(|| format!("the agent's log:\n{}", self.log(PLACE, "ensign-agent")))
+    }
+
+    /// Starts an Envoy in a pod and waits until it has its secrets.
+    pub(crate) async fn proxy(
+        &self,
+        workload: Workload,
+        configure: impl FnOnce(EnvoySpec) -> EnvoySpec,
+    ) -> anyhow::Result<Proxy> {
+        let (namespace, name) = (workload.namespace.clone(), workload.name.clone());
+        let spec = configure(EnvoySpec::new(&name, &namespace, "default", SOCKET).in_a_pod());
+        self.make(&workload.envoy(&spec)?).await?;
+        let pod = self.running(&namespace, &name).await?;
+        Proxy::of(pod, &namespace)
+            .await
+            .with_context(|| format!("it printed:\n{}", self.log(&namespace, &name)))
     }
 
     /// What a pod's event of this reason says.

@@ -14,6 +14,7 @@ use kube::api::ListParams;
 use serde_json::json;
 
 use crate::apart::answered;
+use crate::asked;
 use crate::install::{self, AGENTS, RA};
 use crate::mesh::Mesh;
 use crate::pod::address;
@@ -100,6 +101,7 @@ async fn an_upgrade_of_the_release_fails_no_request_between_pods_and_renews_noth
         "{issued} certificates: {:?}",
         requests.counts()
     );
+    asked::nothing(&mesh).await?;
     mesh.finish().await
 }
 

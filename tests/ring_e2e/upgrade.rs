@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agents::{Holder, agents, change, name, rolled_out};
 use crate::alone::Alone;
+use crate::traffic::Traffic;
 
 /// Comes back at once whenever its stream ends, as often as that happens until `stop`, and is never refused.
 async fn hold_on(holder: Holder, stop: CancellationToken) -> anyhow::Result<usize> {
@@ -63,6 +64,7 @@ async fn a_rolling_update_refuses_nobody_and_loses_no_call_of_kubelet() -> anyho
     }
     let holder = Holder::start(&alone, &place, "knocks").await?;
     knocking.spawn(knock(holder, Arc::clone(&count), stop.clone()));
+    let traffic = Traffic::alone(&alone).await?;
     let issued = alone.issued(&place);
     ensure!(issued == 6, "{issued} certificates for six pods");
 
@@ -110,9 +112,10 @@ async fn a_rolling_update_refuses_nobody_and_loses_no_call_of_kubelet() -> anyho
     let issued = alone.issued(&place);
     ensure!((9..=12).contains(&issued), "{issued} certificates");
 
-    // The new one knows exactly what there is.
+    // The new one knows exactly what there is, and who talks did not notice it.
     let volumes = alone.metrics().await?.sum("ensign_agent_csi_volumes", &[]);
-    ensure!(volumes == Some(6.0), "{volumes:?} volumes");
+    ensure!(volumes == Some(8.0), "{volumes:?} volumes");
+    traffic.finish(|place| alone.issued(place)).await?;
     for holder in &goes {
         ensure!(
             std::fs::symlink_metadata(&holder.mount).is_err(),

@@ -84,7 +84,7 @@ impl Workload {
     }
 
     /// With an Envoy instead.
-    fn envoy(mut self, spec: &EnvoySpec) -> anyhow::Result<Self> {
+    pub(crate) fn envoy(mut self, spec: &EnvoySpec) -> anyhow::Result<Self> {
         self.image = ENVOY;
         let config = spec.bootstrap()?.to_string();
         let flags = [
@@ -183,17 +183,9 @@ impl Mesh {
         self.apply_yaml(&service.to_string()).await?;
         let spec = configure(EnvoySpec::new(&name, &namespace, "default", SOCKET).in_a_pod());
         let pod = self.start(&workload.envoy(&spec)?).await?;
-        let admin = Admin::new(address(&pod, Home::ADMIN)?);
-        until(&format!("the Envoy of {name} to be ready"), PATIENCE, async || {
-            admin.ready().await
-        })
-        .await
-        .with_context(|| format!("it printed:\n{}\n{}", self.log(&namespace, &name), self.agents_tell()))?;
-        Ok(Proxy {
-            pod,
-            id: id(&namespace),
-            admin,
-        })
+        Proxy::of(pod, &namespace)
+            .await
+            .with_context(|| format!("it printed:\n{}\n{}", self.log(&namespace, &name), self.agents_tell()))
     }
 
     /// Deletes a pod and waits until kubelet has let go of it.
@@ -205,6 +197,17 @@ impl Mesh {
 // === impl Proxy ===
 
 impl Proxy {
+    /// The Envoy in a pod that runs, once it has its secrets.
+    pub(crate) async fn of(pod: Pod, namespace: &str) -> anyhow::Result<Self> {
+        let admin = Admin::new(address(&pod, Home::ADMIN)?);
+        until("the pod's Envoy to be ready", PATIENCE, async || admin.ready().await).await?;
+        Ok(Self {
+            pod,
+            id: id(namespace),
+            admin,
+        })
+    }
+
     /// Sends a request to its upstream of this number, counted from 0.
     pub(crate) async fn call(&self, upstream: u16) -> anyhow::Result<ensign_testbed::http::Answer> {
         let port = address(&self.pod, Home::OUTBOUND + upstream)?;

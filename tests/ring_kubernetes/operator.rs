@@ -175,10 +175,62 @@ async fn an_operator_learns_what_is_missing_and_then_until_when_and_from_whom() 
         "{findings:#?}"
     );
 
+    by_istios_configuration(&bed).await?;
+
     drop(agent);
     ra.finish().await?;
     folder.discard();
     bed.finish().await
+}
+
+/// The RA is told to follow the mesh configuration beside its file: the signers of that are asked, too, once it can be read.
+async fn by_istios_configuration(bed: &Cluster) -> Result {
+    let operator = Operator::new(bed);
+    let maps = Api::<ConfigMap>::namespaced(bed.admin(), OWN);
+    let settings = json!({ "data": {
+        "EXTERNAL_CA": "ISTIOD_RA_KUBERNETES_API", "CERT_SIGNER_DOMAIN": "clusterissuers.cert-manager.io",
+    } });
+    maps.patch("ensign-ra", &PatchParams::default(), &Patch::Merge(&settings))
+        .await?;
+    let asked = ["preflight", "--cluster", "--service-account=foo/web"];
+    let (code, findings) = operator.findings(&asked).await?;
+    let told = findings.last().context("no findings")?;
+    assert_eq!(
+        (code, told["code"].as_str()),
+        (2, Some("signers_unknown")),
+        "{findings:#?}"
+    );
+    assert!(
+        told["cause"]
+            .as_str()
+            .is_some_and(|cause| cause.contains("istio-system/istio")),
+        "{told}"
+    );
+    let (code, findings) = operator.findings(&[&asked[..], &["--signer=foo"]].concat()).await?;
+    assert_eq!((code, codes(&findings).last()), (0, Some(&"signer")), "{findings:#?}");
+
+    let mesh =
+        "caCertificates:\n- certSigners: [clusterissuers.cert-manager.io/foo, clusterissuers.cert-manager.io/baz]\n";
+    let map = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "istio", "namespace": "istio-system" },
+        "data": { "mesh": mesh },
+    });
+    bed.apply_yaml(&map.to_string()).await?;
+    let (code, findings) = operator.findings(&asked).await?;
+    // The default, foo, bar, and baz, which the RA that runs here does not know.
+    let last = &codes(&findings)[4..];
+    assert_eq!(
+        (code, last),
+        (0, &["signer", "signer", "signer_not_allowed", "signer_not_allowed"][..]),
+        "{findings:#?}"
+    );
+    assert!(
+        findings[7]["cause"]
+            .as_str()
+            .is_some_and(|cause| cause.contains("signer baz")),
+        "{findings:#?}"
+    );
+    Ok(())
 }
 
 #[tokio::test]

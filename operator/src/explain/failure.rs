@@ -2,6 +2,8 @@
 
 use ensign_daemon::Finding;
 
+use super::facts::MountFailure;
+use crate::driver::DRIVER;
 use crate::status::{Certificate, Failure};
 
 /// A failed request; what it leaves of the certificate is in its cause.
@@ -63,36 +65,46 @@ fn what(code: &str) -> &'static str {
     }
 }
 
-/// Kubelet's FailedMount: its own words, or ours out of them.
-pub(super) fn mount(message: &str, count: i32) -> Finding {
+/// Kubelet's FailedMount: its own words, or ours out of them. Only of a volume of ours was it our agent that answered.
+pub(super) fn mount(failure: &MountFailure, ours: bool) -> Finding {
+    let (message, count) = (&failure.message, failure.count);
     let times = if count > 1 {
         format!(" ({count} times)")
     } else {
         String::new()
     };
     // `MountVolume.SetUp failed for volume "x" : rpc error: code = InvalidArgument desc = CAUSE; FIX`
-    let Some((before, said)) = message.split_once(" desc = ") else {
-        let fix = "see `kubectl describe pod` and kubelet's log on the node";
+    let said = message.split_once(" desc = ").filter(|_| ours);
+    if let Some((cause, fix)) = said.and_then(|(_, said)| said.split_once("; ")) {
+        let of = volume(message).unwrap_or_default();
         return Finding::wrong(
-            "mount_error",
-            format!("kubelet cannot mount the volume{times}: {message}"),
+            "mount_refused",
+            format!("the agent refused the volume {of:?}{times}: {cause}"),
             fix,
         );
-    };
-    let refused = format!("the agent refused the volume{times}");
-    if let Some((cause, fix)) = said.split_once("; ") {
-        Finding::wrong("mount_refused", format!("{refused}: {cause}"), fix)
-    } else {
-        let fix = "look at the agent on this node";
-        Finding::wrong(
-            "mount_error",
-            format!("kubelet cannot mount the volume{times}: {before}: {said}"),
-            fix,
-        )
     }
+    let fix = if said.is_some() {
+        "look at the agent on this node"
+    } else {
+        "see `kubectl describe pod` and kubelet's log on the node"
+    };
+    let whose = if ours { "the volume" } else { "another volume" };
+    Finding::wrong(
+        "mount_error",
+        format!("kubelet cannot mount {whose}{times}: {message}"),
+        fix,
+    )
 }
 
-/// Whether kubelet says that it does not know the driver.
+/// Which volume kubelet speaks of; none if of all that are missing.
+pub(super) fn volume(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once(" for volume \"")?;
+    rest.split_once('"').map(|(name, _)| name)
+}
+
+/// Whether kubelet says that it does not know our driver.
 pub(super) fn is_unregistered(message: &str) -> bool {
-    message.contains("not found in the list of registered CSI drivers")
+    message.contains(&format!(
+        "driver name {DRIVER} not found in the list of registered CSI drivers"
+    ))
 }

@@ -1,8 +1,10 @@
 //! From facts to findings, in the order in which a certificate comes about; what follows from an earlier finding is not told twice.
 
+use std::collections::BTreeSet;
+
 use ensign_daemon::Finding;
 
-use super::facts::{Agent, Facts, Pod, Proxy, Volume};
+use super::facts::{Agent, Facts, MountFailure, Pod, Proxy, Volume};
 use super::failure;
 use crate::access::Looked;
 use crate::driver;
@@ -157,17 +159,51 @@ fn mounts(facts: &Facts, known: bool, findings: &mut Vec<Finding>) {
         // Events stay for an hour: those of a pod that has started are history.
         Looked::There(_) if !facts.pod.waiting => {}
         Looked::There(failures) => {
-            let mut failures = failures
+            let failures = failures
                 .iter()
                 .filter(|failure| known || !failure::is_unregistered(&failure.message));
-            // The newest counts; the others are mostly the same.
-            findings.extend(
-                failures
-                    .next()
-                    .map(|newest| failure::mount(&newest.message, newest.count)),
-            );
+            let status = facts.status.as_ref().and_then(|status| status.as_ref().ok());
+            let held = status.is_some_and(|status| workloads(&facts.pod, status).next().is_some());
+            // Of several volumes the agent does not say which it has.
+            let published = held && facts.pod.volumes.len() == 1;
+            findings.extend(newest(failures, &facts.pod, published));
         }
     }
+}
+
+/// The newest failure of each volume, ours first: the older ones are mostly the same. What kubelet says of all volumes that are
+/// missing follows from one of these, if there is one. Of our volume it is history once the agent has it.
+fn newest<'a>(failures: impl Iterator<Item = &'a MountFailure>, pod: &Pod, published: bool) -> Vec<Finding> {
+    let mut seen = BTreeSet::new();
+    let (mut ours, mut others, mut all) = (Vec::new(), Vec::new(), None);
+    for failure in failures {
+        let Some(name) = failure::volume(&failure.message) else {
+            all.get_or_insert(failure);
+            continue;
+        };
+        if !seen.insert(name) {
+            continue;
+        }
+        if pod.volumes.iter().any(|volume| volume.name == name) {
+            ours.extend((!published).then(|| failure::mount(failure, true)));
+        } else {
+            others.push(failure::mount(failure, false));
+        }
+    }
+    ours.extend(others);
+    if ours.is_empty() {
+        ours.extend(all.map(|failure| failure::mount(failure, false)));
+    }
+    ours
+}
+
+/// What the agent holds for this pod.
+fn workloads<'a>(pod: &Pod, status: &'a Status) -> impl Iterator<Item = &'a Workload> {
+    let prefix = format!("csi/{}/{}/{}", pod.namespace, pod.name, pod.uid);
+    status.workloads.iter().filter(move |workload| {
+        let rest = workload.workload.strip_prefix(&prefix);
+        rest.is_some_and(|rest| rest.starts_with('/'))
+    })
 }
 
 /// `publishable`: nothing told so far keeps kubelet from handing the volume over.
@@ -184,12 +220,7 @@ fn said(pod: &Pod, status: &Status, publishable: bool, findings: &mut Vec<Findin
             }
         });
     }
-    let prefix = format!("csi/{}/{}/{}", pod.namespace, pod.name, pod.uid);
-    let ours = |workload: &&Workload| {
-        let rest = workload.workload.strip_prefix(&prefix);
-        rest.is_some_and(|rest| rest.starts_with('/'))
-    };
-    let mut workloads = status.workloads.iter().filter(ours).peekable();
+    let mut workloads = workloads(pod, status).peekable();
     if workloads.peek().is_none() && publishable {
         let cause = "kubelet has not handed the pod's volume to the agent yet, or has taken it back";
         let fix = "wait for kubelet's next look at the pod, a minute or two; if it stays so, see the pod's events and kubelet's log";

@@ -83,10 +83,24 @@ fn status(facts: &mut Facts) -> &mut status::Status {
 }
 
 fn failure(message: &str) -> Looked<Vec<MountFailure>> {
-    Looked::There(vec![MountFailure {
-        message: message.to_owned(),
+    failures(&[message])
+}
+
+/// The newest first.
+fn failures(messages: &[&str]) -> Looked<Vec<MountFailure>> {
+    let failure = |message: &&str| MountFailure {
+        message: (*message).to_owned(),
         count: 3,
-    }])
+    };
+    Looked::There(messages.iter().map(failure).collect())
+}
+
+/// A pod whose volumes are not all there yet, ours among the missing.
+fn waiting() -> Facts {
+    let mut facts = fine();
+    facts.pod.waiting = true;
+    status(&mut facts).workloads.clear();
+    facts
 }
 
 fn codes(findings: &[Finding]) -> Vec<&'static str> {
@@ -226,14 +240,17 @@ fn an_agent_that_does_not_run_is_told_with_its_last_words() {
     );
 }
 
+/// By our agent.
+const REFUSED: &str = "MountVolume.SetUp failed for volume \"workload-socket\" : rpc error: code = InvalidArgument desc = volume attribute \"sginer\" is unknown, expected only signer, keyType and socketName; correct volumeAttributes in the pod";
+const NO_SECRET: &str = "MountVolume.SetUp failed for volume \"tls\" : secret \"web-tls\" not found";
+/// By another driver, in words like ours.
+const NO_DISK: &str = "MountVolume.MountDevice failed for volume \"pvc-7\" : rpc error: code = Internal desc = ebs.csi.aws.com: could not format \"/dev/xvdba\"; it is in use";
+const TIMEOUT: &str = "Unable to attach or mount volumes: unmounted volumes=[tls workload-socket], unattached volumes=[tls workload-socket], failed to process volumes=[]: timed out waiting for the condition";
+
 #[test]
 fn a_refused_volume_is_told_in_the_refusals_own_words() {
-    let mut facts = fine();
-    facts.pod.waiting = true;
-    status(&mut facts).workloads.clear();
-    facts.mounts = failure(
-        "MountVolume.SetUp failed for volume \"workload-socket\" : rpc error: code = InvalidArgument desc = volume attribute \"sginer\" is unknown, expected only signer, keyType and socketName; correct volumeAttributes in the pod",
-    );
+    let mut facts = waiting();
+    facts.mounts = failure(REFUSED);
     let findings = judge(&facts);
     assert_eq!(codes(&findings), ["mount_refused"]);
     assert!(
@@ -250,6 +267,65 @@ fn a_refused_volume_is_told_in_the_refusals_own_words() {
     // Of a pod that has started since, they are history.
     facts.pod.waiting = false;
     assert_eq!(codes(&judge(&facts)), ["not_published"]);
+}
+
+#[test_case(&[REFUSED, NO_SECRET], &["mount_refused", "mount_error"]; "ours is newer")]
+#[test_case(&[NO_SECRET, REFUSED], &["mount_refused", "mount_error"]; "the other one is newer")]
+#[test_case(&[TIMEOUT, NO_SECRET, REFUSED], &["mount_refused", "mount_error"]; "kubelet speaks of both since")]
+#[test_case(&[REFUSED, REFUSED, TIMEOUT], &["mount_refused"]; "ours again and again")]
+#[test_case(&[TIMEOUT], &["mount_error", "not_published"]; "kubelet alone")]
+fn each_volume_that_fails_is_told_and_ours_first(messages: &[&str], expected: &[&str]) {
+    let mut facts = waiting();
+    facts.mounts = failures(messages);
+    let findings = judge(&facts);
+    assert_eq!(codes(&findings), expected, "{findings:?}");
+}
+
+#[test]
+fn what_another_driver_says_is_not_taken_for_our_agents_word() {
+    let mut facts = waiting();
+    facts.mounts = failure(NO_DISK);
+    let findings = judge(&facts);
+    assert_eq!(codes(&findings), ["mount_error", "not_published"]);
+    assert!(
+        findings[0].cause.contains("another volume (3 times)") && findings[0].cause.contains("it is in use"),
+        "{findings:?}"
+    );
+    assert!(!findings[0].fix.contains("agent"), "{findings:?}");
+
+    // Nor is a driver that kubelet does not know ours.
+    facts.registered = Looked::There(false);
+    facts.mounts = failure(&NO_DISK.replace(
+        "rpc error: code = Internal desc = ebs.csi.aws.com: could not format \"/dev/xvdba\"; it is in use",
+        "driver name ebs.csi.aws.com not found in the list of registered CSI drivers",
+    ));
+    assert_eq!(codes(&judge(&facts))[..2], ["not_registered", "mount_error"]);
+}
+
+#[test]
+fn what_failed_of_our_volume_before_the_agent_had_it_is_history() {
+    let mut facts = fine();
+    facts.pod.waiting = true;
+    facts.mounts = failures(&[NO_SECRET, REFUSED]);
+    assert_eq!(codes(&judge(&facts)), ["mount_error", "certificate"]);
+    // Which of two it has, it does not say.
+    let second = Volume {
+        name: "second".to_owned(),
+        ..facts.pod.volumes[0].clone()
+    };
+    facts.pod.volumes.push(second);
+    assert_eq!(codes(&judge(&facts)), ["mount_refused", "mount_error", "certificate"]);
+}
+
+#[test]
+fn that_our_agent_gives_no_answer_leads_to_it() {
+    let mut facts = waiting();
+    facts.mounts = failure(
+        "MountVolume.SetUp failed for volume \"workload-socket\" : rpc error: code = Unavailable desc = connection error: desc = \"transport: Error while dialing: dial unix /x/csi.sock: connect: connection refused\"",
+    );
+    let findings = judge(&facts);
+    assert_eq!(codes(&findings), ["mount_error", "not_published"]);
+    assert_eq!(findings[0].fix, "look at the agent on this node");
 }
 
 #[test]

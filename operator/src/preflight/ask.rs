@@ -47,13 +47,13 @@ pub struct Ask {
 /// The agent's own client of the authority, which this crate does not know.
 pub type AskAuthority<'a> = &'a (dyn Fn(Ask) -> BoxFuture<'static, Answer> + Sync);
 
-/// Which signers there are to ask: those that the person named, else the default one and all of the policy file.
+/// Which signers there are to ask: those that the person named, else the default one and all that the RA has.
 pub fn signers(facts: &Facts, named: &[String]) -> Vec<Option<String>> {
     if !named.is_empty() {
         return named.iter().cloned().map(Some).collect();
     }
-    let policy = facts.ra.there().and_then(|ra| ra.signers.there());
-    let all = policy.into_iter().flatten().cloned().map(Some);
+    let known = facts.ra.there().into_iter().flat_map(|ra| &ra.signers.names);
+    let all = known.cloned().map(Some);
     [None].into_iter().chain(all).collect()
 }
 

@@ -89,8 +89,17 @@ pub struct Ra {
     pub namespace: String,
     /// The audiences of which a token must have one.
     pub audiences: Vec<String>,
-    /// Signers of its policy file; missing if it has none.
-    pub signers: Looked<Vec<String>>,
+    /// Its signers.
+    pub signers: Signers,
+}
+
+/// The signers of an RA, as far as they can be seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Signers {
+    /// What workloads call them: those of the policy file, then those of Istio's mesh configuration alone.
+    pub names: Vec<String>,
+    /// Why there may be others.
+    pub unread: Vec<String>,
 }
 
 /// What came of one question.

@@ -48,6 +48,7 @@ pub fn judge(facts: &Facts, asked: Option<&[Asked]>) -> Vec<Finding> {
         findings.extend(service(&facts.service, &agents.authority));
         findings.extend(roots(&facts.roots));
         findings.extend(signers(asked));
+        findings.extend(asked.and_then(|asked| unknown_signers(&facts.ra, asked)));
     }
     findings
 }
@@ -250,6 +251,18 @@ fn signers(asked: Option<&[Asked]>) -> Vec<Finding> {
         return vec![Finding::note("signers_not_asked", cause, fix)];
     };
     asked.iter().map(signer).collect()
+}
+
+/// Whether the RA may have signers that were not asked. Who names them knows what he asks.
+fn unknown_signers(ra: &Looked<Ra>, asked: &[Asked]) -> Option<Finding> {
+    let unread = &ra.there()?.signers.unread;
+    let named = asked.iter().all(|asked| asked.signer.is_some());
+    if unread.is_empty() || named {
+        return None;
+    }
+    let cause = format!("the RA may have signers that were not asked: {}", unread.join("; "));
+    let fix = "let it be read, or name the signers: --signer NAME";
+    Some(Finding::unknown("signers_unknown", cause, fix))
 }
 
 fn signer(asked: &Asked) -> Finding {

@@ -4,9 +4,9 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PodSpec, ResourceQuota, Service as KubeService};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, ListParams};
-use serde::Deserialize;
 
 use super::facts::{Agents, Authority, Facts, Ra, Roots, Service};
+use super::signers;
 use crate::RAS;
 use crate::access::{Access, Looked, bounded};
 use crate::driver;
@@ -233,38 +233,9 @@ async fn ra(access: &Access, namespace: Option<&str>) -> Looked<Ra> {
         .split(',');
     Looked::There(Ra {
         audiences: audiences.map(|audience| audience.trim().to_owned()).collect(),
-        signers: signers(access, &namespace, &spec, &settings).await,
+        signers: signers::look(access, &namespace, &spec, &settings).await,
         namespace,
     })
-}
-
-/// The names of the policy file's signers; the rest of it is the RA's business.
-async fn signers(access: &Access, namespace: &str, spec: &PodSpec, settings: &Settings) -> Looked<Vec<String>> {
-    let path = settings.value("policy-file", "ENSIGN_RA_POLICY_FILE", "");
-    let Some(from) = config_map_of(spec, path) else {
-        return Looked::Missing;
-    };
-    let api = Api::<ConfigMap>::namespaced(access.client(), namespace);
-    access.one(api, &from.name).await.and_then(|map| {
-        let text = map.data.unwrap_or_default().remove(&from.key);
-        text.map_or(Looked::Missing, |text| names(&text))
-    })
-}
-
-fn names(policy: &str) -> Looked<Vec<String>> {
-    #[derive(Deserialize)]
-    struct Policy {
-        #[serde(default)]
-        signers: Vec<Named>,
-    }
-    #[derive(Deserialize)]
-    struct Named {
-        name: String,
-    }
-    match serde_saphyr::from_str::<Policy>(policy) {
-        Ok(policy) => Looked::There(policy.signers.into_iter().map(|signer| signer.name).collect()),
-        Err(error) => Looked::Unreadable(format!("the policy file cannot be read: {error}")),
-    }
 }
 
 /// As deploy/ labels them.
@@ -290,15 +261,6 @@ mod tests {
         assert!(!covers(quota("PriorityClass", "other"), class));
         assert!(!covers(quota("Terminating", "system-node-critical"), class));
         assert!(!covers(ResourceQuota::default(), class));
-    }
-
-    #[test]
-    fn the_policys_signers_are_read_by_name_alone() {
-        let policy = "apiVersion: ensign.mesh/v1\nsigners:\n- name: foo\n  local: { dir: /x }\n- name: bar\n";
-        let expected = Looked::There(vec!["foo".to_owned(), "bar".to_owned()]);
-        assert_eq!(names(policy), expected);
-        assert_eq!(names("apiVersion: ensign.mesh/v1\n"), Looked::There(Vec::new()));
-        assert!(matches!(names("signers: 7\n"), Looked::Unreadable(_)));
     }
 
     #[test]

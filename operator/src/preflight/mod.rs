@@ -7,9 +7,10 @@ mod ask;
 mod facts;
 mod judge;
 mod look;
+mod signers;
 
 pub use ask::{Account, Ask, AskAuthority, ask, signers};
-pub use facts::{Agents, Answer, Asked, Authority, Facts, Issued, Ra, Refused, Roots, Service};
+pub use facts::{Agents, Answer, Asked, Authority, Facts, Issued, Ra, Refused, Roots, Service, Signers};
 pub use judge::judge;
 pub use look::{Question, look};
 

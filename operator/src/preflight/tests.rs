@@ -44,7 +44,10 @@ fn fine() -> Facts {
         ra: Looked::There(Ra {
             namespace: "ensign-system".to_owned(),
             audiences: vec!["istio-ca".to_owned()],
-            signers: Looked::There(vec!["foo".to_owned(), "bar".to_owned()]),
+            signers: Signers {
+                names: vec!["foo".to_owned(), "bar".to_owned()],
+                unread: Vec::new(),
+            },
         }),
     }
 }
@@ -161,7 +164,29 @@ fn unless_an_account_is_named_no_signer_is_asked_and_that_is_said() {
 }
 
 #[test]
-fn asked_are_the_named_signers_else_the_default_and_the_policys() {
+fn that_there_may_be_signers_that_were_not_asked_is_said_unless_they_were_named() {
+    let mut facts = fine();
+    let Looked::There(ra) = &mut facts.ra else {
+        panic!("no RA")
+    };
+    ra.signers
+        .unread
+        .push("the mesh configuration x/y cannot be read: 403".to_owned());
+    let mut asked = asked(issued());
+    assert_eq!(report(&facts, Some(&asked)).exit_code(), 0, "one was named");
+    asked[0].signer = None;
+    let report = report(&facts, Some(&asked));
+    assert_eq!(codes_but_ok(&report), ["signers_unknown"]);
+    assert_eq!(report.exit_code(), 2);
+    let finding = report.findings.last().unwrap();
+    assert!(
+        finding.cause.contains("x/y cannot be read: 403") && finding.fix.contains("--signer"),
+        "{finding:?}"
+    );
+}
+
+#[test]
+fn asked_are_the_named_signers_else_the_default_and_the_ras() {
     let all = [None, Some("foo".to_owned()), Some("bar".to_owned())];
     assert_eq!(signers(&fine(), &[]), all);
     assert_eq!(signers(&fine(), &["x".to_owned()]), [Some("x".to_owned())]);
