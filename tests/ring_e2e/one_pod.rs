@@ -61,7 +61,7 @@ async fn a_pod_lives_through_the_death_of_its_agent_and_leaves_nothing() -> anyh
     let status = node.run(&["grep", "CapEff", &format!("/proc/{agent}/status")]).await?;
     ensure!(status.trim() == "CapEff:\t0000000000000000", "{status}");
     let metrics = mesh.metrics(node.name()).await?;
-    ensure!(metrics.sum("ensign_agent_fence", &[]) == Some(1.0), "no fence");
+    ensure!(metrics.sum("ensign_agent_fence", &[]) > Some(0.0), "no fence");
     only_health_and_series_are_served_to_others(&mesh.agent(node.name()).await?).await?;
 
     // Killed: kubelet starts it again, the folder is the same, the certificate in use costs nothing, a newcomer gets one.

@@ -8,6 +8,9 @@ use super::{OWN, Result, sets};
 
 #[test_case(json!({ "agent": { "csi": { "tokenExpirationSeconds": 599 } } }), "at '/agent/csi/tokenExpirationSeconds': minimum: got 599, want 600"; "a token too short")]
 #[test_case(json!({ "app": { "tls": { "trustDomian": "x" } } }), "at '/app/tls': additional properties 'trustDomian' not allowed"; "a typo")]
+#[test_case(json!({ "nameOverride": "a.b" }), "at '/nameOverride': 'a.b' does not match pattern"; "a name that no Service may have")]
+#[test_case(json!({ "nameOverride": "1st" }), "at '/nameOverride': '1st' does not match pattern"; "a name that begins with a digit")]
+#[test_case(json!({ "nameOverride": "a".repeat(56) }), "at '/nameOverride': maxLength: got 56, want 55"; "a name too long for the Service of the metrics")]
 #[test_case(json!({ "replicaCount": "two" }), "at '/replicaCount': got string, want integer"; "another type")]
 #[test_case(json!({ "agent": { "kubeletDir": "var/lib/kubelet" } }), "at '/agent/kubeletDir'"; "a path that is not whole")]
 #[test_case(json!({ "agent": { "updateStrategy": { "type": "Recreate" } } }), "value must be one of 'RollingUpdate', 'OnDelete'"; "no such strategy")]
