@@ -239,7 +239,7 @@ async fn what_is_wiped_is_written_again_and_the_lock_is_ours_as_before() {
         until("the file", || file.exists()).await;
         let waiting = State::open(&config).unwrap();
         for wipe in [wipe, |config: &Config| {
-            std::fs::remove_dir_all(&config.state_dir).unwrap()
+            std::fs::remove_dir_all(&config.state_dir).unwrap();
         }] {
             wipe(&config);
             until("the file again", || file.exists()).await;
