@@ -92,7 +92,8 @@ mod tests {
         let certificate = TestCa::new("ca").issue(&key.spki_der(), &leaf);
         let (key_pem, damaged) = (key.to_pkcs8_pem(), certificate.replace("MII", "M"));
         let good = (KEY, key_pem.as_bytes());
-        let cases: [(&[(&str, &[u8])], &str); 7] = [
+        type Case<'a> = (&'a [(&'a str, &'a [u8])], &'a str);
+        let cases: [Case<'_>; 7] = [
             (&[], "it has no tls.key, or an empty one; expected PEM"),
             (&[(KEY, b"")], "it has no tls.key, or an empty one; expected PEM"),
             (&[(KEY, b"\xff")], "its tls.key is not text; expected PEM"),

@@ -95,7 +95,9 @@ mod tests {
         let one = One::new(move |object: Option<u8>| tells.lock().push(object));
         let list = |objects: &[u8]| {
             Follower::<u8>::begin(&one);
-            objects.iter().for_each(|object| one.apply(*object));
+            for object in objects {
+                one.apply(*object);
+            }
             Follower::<u8>::complete(&one);
         };
         list(&[]);
