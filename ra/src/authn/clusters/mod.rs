@@ -80,7 +80,8 @@ impl Member {
 
     /// Whom a token of this cluster speaks for.
     pub(super) async fn judge(&self, token: &str, until: Instant) -> Result<Caller, AuthnError> {
-        let Some(judged) = self.crowd.wait(self.judged(token, until)).await else {
+        let answered = |judged: &Result<_, AuthnError>| judged.as_ref().err().is_none_or(|error| !error.is_passing());
+        let Some(judged) = self.crowd.wait(self.judged(token, until), answered).await else {
             return Err(AuthnError::Crowded(self.id.to_string()));
         };
         let (subject, proof) = judged?;
