@@ -81,6 +81,9 @@ mod tests {
         serde_json::from_value(json!({"metadata": {}, "type": KIND, "data": data})).unwrap()
     }
 
+    /// Values, and what is said of them.
+    type Case<'a> = (&'a [(&'a str, &'a [u8])], &'a str);
+
     #[test]
     fn each_value_that_is_missing_or_wrong_is_told_by_its_own_words() {
         let key = PrivateKey::generate(KeyType::P256).unwrap();
@@ -92,7 +95,6 @@ mod tests {
         let certificate = TestCa::new("ca").issue(&key.spki_der(), &leaf);
         let (key_pem, damaged) = (key.to_pkcs8_pem(), certificate.replace("MII", "M"));
         let good = (KEY, key_pem.as_bytes());
-        type Case<'a> = (&'a [(&'a str, &'a [u8])], &'a str);
         let cases: [Case<'_>; 7] = [
             (&[], "it has no tls.key, or an empty one; expected PEM"),
             (&[(KEY, b"")], "it has no tls.key, or an empty one; expected PEM"),
