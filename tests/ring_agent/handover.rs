@@ -150,6 +150,30 @@ async fn held(node: &Node) -> Vec<(Pod, FakeEnvoy, SotwStream)> {
     held
 }
 
+/// The older agent ends, and its Envoys come to the younger one with what they hold, which costs no request.
+async fn all_pass(node: &mut Node, held: Vec<(Pod, FakeEnvoy, SotwStream)>) {
+    node.stopping();
+    let mut left = Vec::new();
+    for (pod, client, mut stream) in held {
+        let version = stream.held_version().to_owned();
+        let end = stream.next(patience()).await;
+        assert!(format!("{end:?}").contains("Unavailable"), "{end:?}");
+        drop(client);
+        left.push((pod, version));
+    }
+    node.stopped().await;
+    let mut back = Vec::new();
+    for (pod, version) in &left {
+        let client = envoy(&node.socket(pod)).await;
+        let stream = client.subscribe_holding(&["default"], version).await;
+        back.push((client, stream));
+    }
+    back[0].1.expect_silence(A_WHILE).await;
+    for (pod, _) in &left {
+        assert_eq!(node.ra.requests_of(&id(&pod.account)).len(), 1, "{}", pod.name);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_younger_one_fetches_nothing_for_envoys_of_the_older_one() {
     // Short, so that whatever would be fetched too early is fetched within this test.
@@ -183,26 +207,7 @@ async fn envoys_pass_from_one_agent_to_the_other_and_cost_no_request() {
     for (pod, ..) in &held {
         node.kubelet.publish(pod).await.unwrap();
     }
-    node.stopping();
-    let mut left = Vec::new();
-    for (pod, client, mut stream) in held {
-        let version = stream.held_version().to_owned();
-        let end = stream.next(patience()).await;
-        assert!(format!("{end:?}").contains("Unavailable"), "{end:?}");
-        drop(client);
-        left.push((pod, version));
-    }
-    node.stopped().await;
-    let mut back = Vec::new();
-    for (pod, version) in &left {
-        let client = envoy(&node.socket(pod)).await;
-        let stream = client.subscribe_holding(&["default"], version).await;
-        back.push((client, stream));
-    }
-    back[0].1.expect_silence(A_WHILE).await;
-    for (pod, _) in &left {
-        assert_eq!(node.ra.requests_of(&id(&pod.account)).len(), 1, "{}", pod.name);
-    }
+    all_pass(&mut node, held).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -372,26 +377,7 @@ async fn an_upgrade_after_the_state_was_wiped_refuses_nobody_and_asks_for_nothin
     assert_eq!(node.volumes().await, Some(10.0), "it knows them all");
     node.kubelet.register().await;
     assert_eq!(node.ready().await.0, 200);
-    node.stopping();
-    let mut left = Vec::new();
-    for (pod, client, mut stream) in held {
-        let version = stream.held_version().to_owned();
-        let end = stream.next(patience()).await;
-        assert!(format!("{end:?}").contains("Unavailable"), "{end:?}");
-        drop(client);
-        left.push((pod, version));
-    }
-    node.stopped().await;
-    let mut back = Vec::new();
-    for (pod, version) in &left {
-        let client = envoy(&node.socket(pod)).await;
-        let stream = client.subscribe_holding(&["default"], version).await;
-        back.push((client, stream));
-    }
-    back[0].1.expect_silence(A_WHILE).await;
+    all_pass(&mut node, held).await;
     knocking.cancel();
     knock.await.unwrap().unwrap();
-    for (pod, _) in &left {
-        assert_eq!(node.ra.requests_of(&id(&pod.account)).len(), 1, "{}", pod.name);
-    }
 }
